@@ -1,0 +1,282 @@
+"""``specprof run``: decode prompts with and without speculation, and say what it did."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specprof import __version__
+from specprof.commands import narration, options
+from specprof.commands.narration import LOG, wants_color
+from specprof.commands.pairs import chosen_pair
+from specprof.commands.sinks import JsonLines, Sink, TextStream, tee
+from specprof.data.prompts import Prompt, PromptDataset, builtin
+from specprof.errors import UsageError
+from specprof.experiments.config import RunConfig
+from specprof.experiments.store import RunFile, check_writable, new_run_id
+from specprof.models import hub
+from specprof.reproducibility import make_deterministic
+
+if TYPE_CHECKING:
+    from specprof.experiments.arms import Arms
+    from specprof.experiments.run import EncodedPrompt
+    from specprof.profiling.comparison import Comparison
+    from specprof.profiling.events import RunStarted
+
+SCHEMA = "specprof.run/1"
+DEFAULT_NUM_PROMPTS = 12
+
+
+def run(
+    pair: options.Pair = None,
+    draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="Tokens drafted per round; 0 is plain decoding.")] = 4,
+    drafter: Annotated[
+        str, typer.Option("--drafter", help="model, or ngram: look the context's last words up in the context.")
+    ] = "model",
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt's text; may be repeated.")] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option("--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file; - reads stdin."),
+    ] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option("--domain", help="Only prompts of this domain; may be repeated. code, conversation, ..."),
+    ] = None,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--num-prompts", help=f"At most this many prompts. [default: {DEFAULT_NUM_PROMPTS} packaged, all own]"
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length limit of each answer.")] = 96,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Keep this much probability mass.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of sampling, and of random weights.")] = 0,
+    warmup: Annotated[int, typer.Option("--warmup", help="Prompts decoded before anything is measured.")] = 1,
+    reps: Annotated[int, typer.Option("--reps", help="Times each prompt is decoded by each arm.")] = 3,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")
+    ] = None,
+    device: options.Device = None,
+    forward: Annotated[
+        str, typer.Option("--forward", help="own (ours), hf (Hugging Face's) or auto (own where it can).")
+    ] = "auto",
+    no_baseline: Annotated[
+        bool, typer.Option("--no-baseline", help="Skip the autoregressive arm, and with it the speedup.")
+    ] = False,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Decode on to the length limit: fixed work, but text past its end.")
+    ] = False,
+    detail: Annotated[
+        bool, typer.Option("--detail", help="Record each draft token's probabilities when greedy, too.")
+    ] = False,
+    chat_template: Annotated[
+        str, typer.Option("--chat-template", help="auto (use the model's own where prompts are instructions) or off.")
+    ] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
+    ] = False,
+    random_weights: options.RandomWeights = False,
+    synthetic_acceptance: Annotated[
+        float | None,
+        typer.Option("--synthetic-acceptance", metavar="A", help="Accept each draft token with probability A."),
+    ] = None,
+    revision: options.Revision = None,
+    offline: options.Offline = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    as_json: options.Json = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print events as they happen, one JSON a line.")] = False,
+    output: options.Output = None,
+    results_dir: Annotated[
+        Path, typer.Option("--results-dir", envvar="SPECPROF_RESULTS", help="Where the events are kept.")
+    ] = Path("results"),
+    no_save: Annotated[bool, typer.Option("--no-save", help="Keep no events.")] = False,
+    color: options.Color = "auto",
+    verbose: options.Verbose = 0,
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Decode prompts autoregressively and speculatively, interleaved, and compare.
+
+    With nothing given: the packaged pair tiny_dev on packaged prompts.
+
+    \b
+    specprof run --pair gpt2_dev --k 4
+    specprof run --draft ./small --target ./large --prompts mine.jsonl --temperature 0.8
+    specprof run --json | jq .speedup_decode.value
+    """
+    narration.set_up(verbosity=verbose, quiet=quiet, as_json=log_json)
+    if as_json and as_jsonl:
+        raise UsageError("--json and --jsonl exclude each other", "one document, or one event a line")
+    wants_color(color, sys.stdout)
+    config = RunConfig(
+        pair=chosen_pair(pair, draft, target, dtype, needs_draft=drafter == "model"),
+        k=k,
+        drafter=drafter,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        warmup=warmup,
+        repetitions=reps,
+        baseline=not no_baseline,
+        device=device,
+        forward=forward,
+        ignore_eos=ignore_eos,
+        detail=detail,
+        deterministic=deterministic,
+        chat_template=chat_template,
+        random_weights=random_weights,
+        synthetic_acceptance=synthetic_acceptance,
+        revision=revision,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
+    texts = _chosen_prompts(prompt or [], prompts, domain or [], num_prompts)
+    run_id = new_run_id()
+    file = None if no_save else RunFile(results_dir, run_id)
+    if output is not None:
+        check_writable(output.parent)
+    _check_models_are_here(config)
+
+    # What needs PyTorch or numpy is imported once everything that can be refused has been.
+    from specprof.experiments.run import measure
+    from specprof.profiling.comparison import compare
+    from specprof.profiling.events import PromptEnded, RunStarted
+    from specprof.profiling.metrics import fold
+
+    arms, encoded = _ready(config, texts, bars=not quiet and narration.stderr_is_terminal())
+    total = config.repetitions * len(encoded) * config.num_arms
+    show_bar = not (quiet or verbose) and narration.stderr_is_terminal()
+    with ExitStack() as stack:
+        sinks: list[Sink] = []
+        if file is not None:
+            sinks.append(stack.enter_context(file))
+        if as_jsonl:
+            sinks.append(JsonLines(sys.stdout))
+        if verbose:
+            sinks.append(TextStream(arms.tokenizer, arms.speculative.label, color=wants_color(color, sys.stderr)))
+        bar = stack.enter_context(narration.progress("measuring", total, shown=show_bar))
+        sinks.append(lambda event: bar.advance() if isinstance(event, PromptEnded) else None)
+        try:
+            events = tee(measure(config, arms, encoded, run_id), sinks)
+            started = next(events)
+            assert isinstance(started, RunStarted)
+            results = list(fold(events))
+        except KeyboardInterrupt:
+            kept = "" if file is None else f"; finished generations are in {file.path}"
+            LOG.warning("interrupted%s", kept)
+            raise
+
+    comparison = compare(
+        results,
+        temperature=config.temperature,
+        domains={p.prompt.prompt_id: p.prompt.domain for p in encoded},
+        seed=config.seed,
+    )
+    document = _document(started, config, comparison, file)
+    if output is not None:
+        output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(document, indent=2))
+    elif not as_jsonl:
+        _print_table(comparison, config, arms, color)
+    if file is not None:
+        LOG.info("events: %s", file.path)
+
+
+def _chosen_prompts(texts: list[str], path: str | None, domains: list[str], limit: int | None) -> list[Prompt]:
+    """What to decode: given texts, a file, standard input, or the packaged prompts.
+
+    Raises:
+        UsageError: the sources exclude each other, or nothing is left.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--num-prompts {limit} is less than 1", "give 1 or more")
+    if texts and path:
+        raise UsageError("--prompt and --prompts exclude each other", "give texts, or a file")
+    if texts:
+        dataset = PromptDataset.from_texts(texts)
+    elif path == "-":
+        dataset = PromptDataset.read(sys.stdin.buffer)
+    elif path:
+        dataset = PromptDataset.load(path)
+    else:
+        dataset = builtin()
+        limit = limit or DEFAULT_NUM_PROMPTS
+    if domains:
+        dataset = PromptDataset(tuple(p for name in dict.fromkeys(domains) for p in dataset.get_by_domain(name)))
+    return list(dataset if limit is None else dataset.take(limit))
+
+
+def _check_models_are_here(config: RunConfig) -> None:
+    """Fetch or miss the models before PyTorch is imported: a typo should cost a second, not ten."""
+    if config.random_weights:
+        return
+    hub.resolve(config.pair.target_model_id, revision=config.revision, offline=config.offline)
+    if config.drafter == "model":
+        hub.resolve(config.pair.draft_model_id, offline=config.offline)
+
+
+def _ready(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Arms, list[EncodedPrompt]]:
+    """Models loaded and warm, prompts encoded."""
+    LOG.info("loading %s", config.pair.name)
+    from specprof.experiments.arms import load_arms
+    from specprof.experiments.run import encode_prompts, warm_up, warm_up_steps
+
+    if config.deterministic:
+        make_deterministic()
+    arms = load_arms(config)
+    for note in arms.notes:
+        LOG.info("note: %s", note)
+    prompts = encode_prompts(config, arms, texts)
+    LOG.info(
+        "%d prompts x %d repetitions x %s",
+        len(prompts),
+        config.repetitions,
+        "2 arms, interleaved" if config.baseline else "1 arm",
+    )
+    with narration.progress("warm-up", warm_up_steps(config, prompts), shown=bars) as bar:
+        warm_up(config, arms, prompts, bar.advance)
+    return arms, prompts
+
+
+def _document(started: RunStarted, config: RunConfig, comparison: Comparison, file: RunFile | None) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "specprof_version": __version__,
+        "run_id": started.run_id,
+        "pair": config.pair.name,
+        "caveats": list(config.caveats),
+        **comparison.to_dict(),
+        "config": started.config,
+        "machine": started.machine,
+        "events_file": None if file is None else str(file.path),
+    }
+
+
+def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: str) -> None:
+    from specprof.reports import tables
+
+    how = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
+    title = f"{config.pair.name}  K = {config.k}  {how}"
+    if config.drafter != "model":
+        title += f"  drafter {config.drafter}"
+    subtitle = f"{arms.target.name} on {arms.target.device}, {str(arms.target.dtype).removeprefix('torch.')}"
+    colored = wants_color(color, sys.stdout)
+    terminal = sys.stdout.isatty()
+    table = tables.render(comparison, title=title, subtitle="; ".join((subtitle, *config.caveats)))
+    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
+    width = min(shutil.get_terminal_size().columns, 120) if terminal else 100
+    sys.stdout.write(tables.to_text(table, width=width, color=colored, ascii=ascii_only))

@@ -1,0 +1,1 @@
+"""Renderings of a comparison: nothing is opened, nothing is computed twice."""

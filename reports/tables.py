@@ -1,0 +1,416 @@
+"""The comparison as a table for terminals and pipes.
+
+It answers in this order: faster, by how much, how sure; how much is accepted; where the time goes;
+latency and memory; what the cost model says; is the output still the target's.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from specprof.profiling.comparison import Arm, Comparison, OutputMatch, Phase, Speedup
+from specprof.profiling.metrics import BYTES_PER_MB, AcceptanceCounts
+
+DASH = "-"
+LABEL_WIDTH = 12
+PHASE_COLORS = {"draft": "cyan", "verify": "blue", "sample": "magenta", "overhead": "bright_black"}
+VERDICT_COLORS = {"faster": "bold green", "slower": "bold red", "not distinguishable": "bold yellow"}
+SHOWN_DIVERGENCES = 3
+
+
+def render(comparison: Comparison, *, title: str, subtitle: str | None = None) -> RenderableType:
+    """The comparison as a Rich renderable. ``title`` and ``subtitle`` are data: never read as markup."""
+    sections = [
+        Group(_heading(title, subtitle), _speed(comparison)),
+        _acceptance(comparison),
+        _domains(comparison),
+        _time(comparison),
+        _latency(comparison),
+        _cost_model(comparison),
+        _output(comparison),
+        _warnings(comparison),
+    ]
+    shown: list[RenderableType] = []
+    for section in sections:
+        if section is not None:
+            shown += [Text(), section] if shown else [section]
+    return Group(*shown)
+
+
+def to_text(renderable: RenderableType, *, width: int, color: bool, ascii: bool = False) -> str:
+    """Print to a string; without colour, no line ends in blanks.
+
+    Args:
+        width: columns.
+        color: with ANSI control sequences; without, the text has none.
+        ascii: 7-bit characters only.
+    """
+    sink = io.TextIOWrapper(io.BytesIO(), encoding="ascii" if ascii else "utf-8", errors="replace", newline="")
+    console = Console(
+        file=sink,
+        width=width,
+        height=100,  # without one Rich ignores the width on a dumb terminal
+        force_jupyter=False,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        no_color=not color,
+        legacy_windows=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+    console.print(renderable)
+    sink.seek(0)
+    return "".join(f"{line.rstrip()}\n" for line in sink.read().splitlines())
+
+
+def plain(text: str) -> str:
+    """Text from outside made safe to print: control characters and bidirectional overrides become a visible mark."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if _controls(character) else character for character in text)
+
+
+def _controls(character: str) -> bool:
+    return unicodedata.category(character) in {"Cc", "Cs"} or unicodedata.bidirectional(character) in {
+        "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
+    }  # fmt: skip
+
+
+class _Bar:
+    """A bar that fills its column; eighths of a cell where the terminal has them."""
+
+    def __init__(self, share: float, color: str) -> None:
+        self.share = min(max(share, 0.0), 1.0)
+        self.color = color
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        cells = self.share * options.max_width
+        if options.ascii_only:
+            drawn = "#" * max(round(cells), 1 if self.share > 0 else 0)
+        else:
+            eighths = max(round(cells * 8), 1 if self.share > 0 else 0)
+            drawn = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+        yield Segment(drawn.ljust(options.max_width), Style.parse(self.color))
+        yield Segment.line()
+
+
+class _Rule:
+    """A line across, thinner than Rich's own and without a title."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Segment(("-" if options.ascii_only else "─") * options.max_width, Style.parse("dim"))
+        yield Segment.line()
+
+
+# The sections
+
+
+def _heading(title: str, subtitle: str | None) -> RenderableType:
+    lines: list[RenderableType] = [Text(plain(title), style="bold")]
+    if subtitle:
+        lines.append(Text(plain(subtitle), style="dim"))
+    return Group(*lines, _Rule())
+
+
+def _speed(comparison: Comparison) -> RenderableType:
+    decode, e2e = comparison.speedup_decode, comparison.speedup_e2e
+    if decode is None:
+        present = comparison.baseline or comparison.speculative
+        missing = "speculative" if comparison.speculative is None else "autoregressive"
+        name = plain(present.decoder) if present else "nothing"
+        return _section("Speed", [Text(f"{name} only: the {missing} arm was not run, so there is no speedup")])
+    headline = Text(_headline(decode), style=VERDICT_COLORS.get(decode.verdict or "", "bold"))
+    lines: list[RenderableType] = [Text.assemble(headline, _spread(decode))]
+    if e2e is not None:
+        lines.append(Text(f"{_times(e2e.value)} end to end, prefill included{_spread(e2e)}"))
+    lines.append(Text(_sample(comparison, decode), style="dim"))
+    if comparison.explanation:
+        lines.append(Text(comparison.explanation))
+    return _section("Speed", lines)
+
+
+def _headline(speedup: Speedup) -> str:
+    if speedup.value is None:
+        return f"{DASH} no prompt was decoded by both arms"
+    if speedup.verdict == "not distinguishable":
+        return f"{_times(speedup.value)} decode, not distinguishable from 1.00x"
+    if speedup.verdict is None:
+        return f"{_times(speedup.value)} decode, no verdict from one prompt"
+    return f"{_times(speedup.value)} decode, {speedup.verdict}"
+
+
+def _sample(comparison: Comparison, speedup: Speedup) -> str:
+    prompts = "1 prompt" if speedup.n_prompts == 1 else f"{speedup.n_prompts} prompts"
+    times = "1 repetition" if comparison.num_repetitions == 1 else f"{comparison.num_repetitions} repetitions"
+    how = "greedy" if comparison.temperature == 0 else f"temperature {comparison.temperature:g}"
+    return f"{prompts}, {times}, {how}; 95 % interval over prompts"
+
+
+def _acceptance(comparison: Comparison) -> RenderableType | None:
+    counts = comparison.acceptance
+    if counts is None:
+        return None
+    k = counts.num_spec_tokens
+    lines: list[RenderableType] = []
+    if k is None:
+        lines.append(Text(f"{DASH} no complete round with a draft"))
+    else:
+        drafted = counts.num_draft_tokens / counts.num_spec_steps
+        lines.append(
+            Text.assemble(
+                (f"{_fixed(counts.mean_acceptance_length)} tokens per round", "bold"),
+                f" = {_fixed(counts.accepted_per_step)} of {drafted:.3g} drafted + 1 corrected or bonus",
+            )
+        )
+        alpha = "" if counts.alpha is None else f", alpha {counts.alpha:.2f}"
+        lines.append(Text(f"{_percent(counts.draft_acceptance_rate)} of drafted tokens accepted{alpha}"))
+        lines.extend(_positions(counts))
+    left_out = []
+    if counts.num_cut_rounds:
+        left_out.append(f"{counts.num_cut_rounds} cut by the end of the text")
+    if counts.num_empty_rounds:
+        left_out.append(f"{counts.num_empty_rounds} with nothing drafted")
+    rounds = f"{counts.num_spec_steps} rounds" + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    lines.append(Text(rounds, style="dim"))
+    return _section("Acceptance", lines)
+
+
+def _positions(counts: AcceptanceCounts) -> Iterator[RenderableType]:
+    """Rates by position, eight to a block, so that a long draft stays within 80 columns."""
+    per_position, conditional = counts.acceptance_rate_per_pos, counts.conditional_acceptance_rate
+    for start in range(0, len(per_position), 8):
+        block = slice(start, start + 8)
+        table = _grid("left", *["right"] * len(per_position[block]))
+        table.add_row("position", *[str(start + 1 + i) for i in range(len(per_position[block]))], style="dim")
+        table.add_row("accepted", *[_percent(rate) for rate in per_position[block]])
+        table.add_row("if reached", *[_percent(rate) for rate in conditional[block]])
+        yield table
+
+
+def _domains(comparison: Comparison) -> RenderableType | None:
+    if not comparison.domains:
+        return None
+    table = _grid("left", "right", "right", "right", "right", "left")
+    table.add_row("", "prompts", "per round", "accepted", "speedup", "95 % interval", style="dim")
+    for name, domain in comparison.domains.items():
+        counts, speedup = domain.acceptance, domain.speedup_decode
+        verdict_style = VERDICT_COLORS.get((speedup.verdict if speedup else None) or "", "").removeprefix("bold ")
+        table.add_row(
+            Text(plain(name)),
+            str(speedup.n_prompts) if speedup else DASH,
+            _fixed(counts.mean_acceptance_length) if counts else DASH,
+            _percent(counts.draft_acceptance_rate) if counts else DASH,
+            Text(_times(speedup.value) if speedup else DASH, style=verdict_style),
+            _interval(speedup) if speedup else DASH,
+        )
+    return _section("Domains", [table])
+
+
+def _time(comparison: Comparison) -> RenderableType | None:
+    arms = _arms(comparison)
+    if not arms:
+        return None
+    longest = max((_phase_of(arm, name).seconds_per_token or 0.0 for arm in arms for name in PHASE_COLORS), default=0.0)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=False, expand=True)
+    table.add_column(width=9, no_wrap=True, overflow="crop")
+    for _ in arms:
+        table.add_column(justify="right", no_wrap=True, min_width=6, overflow="crop")
+        table.add_column(justify="right", no_wrap=True, min_width=5, overflow="crop")
+        table.add_column(ratio=1)
+    slowest = max((_seconds_per_token(arm) or 0.0 for arm in arms), default=0.0)
+    names = [cell for arm in arms for cell in (Text(plain(arm.decoder), style="bold"), "", "")]
+    table.add_row("ms/token", *names)
+    for name, color in PHASE_COLORS.items():
+        cells: list[RenderableType] = []
+        for arm in arms:
+            phase = _phase_of(arm, name)
+            # An arm that never drafted spent nothing on it: nothing to measure rather than a measured zero.
+            if name == "draft" and arm is comparison.baseline:
+                cells += [DASH, DASH, ""]
+                continue
+            cells.append(_ms(phase.seconds_per_token, like=slowest))
+            cells.append(_percent(phase.share))
+            cells.append(_Bar((phase.seconds_per_token or 0.0) / longest if longest else 0.0, color))
+        table.add_row(name, *cells)
+    totals = [cell for arm in arms for cell in (_ms(_seconds_per_token(arm), like=slowest), "", "")]
+    table.add_row("total", *totals, style="bold")
+    return _section("Time", [table])
+
+
+def _latency(comparison: Comparison) -> RenderableType | None:
+    arms = _arms(comparison)
+    if not arms:
+        return None
+    table = _grid("left", *["right"] * len(arms))
+    table.add_row("", *[Text(plain(arm.decoder), style="bold") for arm in arms])
+    rows = [
+        ("tokens/s, decode", [_rate(arm.tokens_per_second) for arm in arms]),
+        ("tokens/s, end to end", [_rate(arm.tokens_per_second_e2e) for arm in arms]),
+        ("first token, ms", [_ms(arm.ttft_seconds) for arm in arms]),
+        ("per token after, ms", [_ms(arm.tpot_seconds) for arm in arms]),
+        ("tokens per round", [_tokens_per_round(arm) for arm in arms]),
+        ("round p50, ms", [_ms(arm.latency_p50) for arm in arms]),
+        ("round p95, ms", [_ms(arm.latency_p95) for arm in arms]),
+        ("round p99, ms", [_ms(arm.latency_p99) for arm in arms]),
+        ("peak memory, MB", [_megabytes(arm.peak_memory_bytes) for arm in arms]),
+    ]
+    for label, cells in rows:
+        table.add_row(label, *cells)
+    return _section("Latency", [table])
+
+
+def _cost_model(comparison: Comparison) -> RenderableType | None:
+    costs, counts = comparison.costs, comparison.acceptance
+    if costs is None or costs.speedup_predicted is None or counts is None:
+        return None
+    k = counts.num_spec_tokens
+    measured = comparison.speedup_decode.value if comparison.speedup_decode else None
+    table = _grid("left", "left")
+    table.add_row("one target pass", f"{_ms(costs.target_step_seconds)} ms; in such passes:")
+    table.add_row("a drafted token", f"c = {_fixed(costs.draft_cost_ratio, 3)}")
+    table.add_row(f"verifying {k}", f"v = {_fixed(costs.verify_ratio, 3)}")
+    table.add_row(
+        "the rest",
+        f"o = {_fixed(costs.overhead_ratio, 3)}   (plain decoding: {_fixed(costs.ar_overhead_ratio, 3)})",
+    )
+    table.add_row(
+        "predicted",
+        Text.assemble(
+            (_times(costs.speedup_predicted_with_ar_overhead), "bold"),
+            f" over this run's baseline, measured {_times(measured)}",
+        ),
+    )
+    table.add_row("", f"{_times(costs.speedup_predicted)} over bare target passes (so is break-even)")
+    table.add_row("break-even", _break_even(comparison))
+    if costs.best_k is not None:
+        table.add_row(f"best K up to {k}", _best_k(costs.best_k, costs.best_k_speedup_predicted))
+    return _section("Cost model", [table])
+
+
+def _break_even(comparison: Comparison) -> str:
+    costs, counts = comparison.costs, comparison.acceptance
+    assert costs is not None and counts is not None
+    per_round = f"{_fixed(costs.break_even_tau)} tokens per round (here {_fixed(counts.mean_acceptance_length)})"
+    if costs.break_even_alpha is None:
+        return f"{per_round}\nout of reach even if everything were accepted"
+    return f"{per_round}\nalpha {costs.break_even_alpha:.2f} (here {_fixed(counts.alpha)})"
+
+
+def _best_k(k: int, predicted: float | None) -> str:
+    return "none: plain decoding is fastest" if k == 0 else f"{k}, predicted {_times(predicted)} from this run's costs"
+
+
+def _output(comparison: Comparison) -> RenderableType | None:
+    if comparison.baseline is None or comparison.speculative is None:
+        return None
+    match = comparison.output_matches_baseline
+    if match is None:
+        return _section("Output", [Text("not compared: sampling keeps the target's distribution, not its tokens")])
+    identical = match.num_identical == match.num_prompts
+    lines: list[RenderableType] = [
+        Text(
+            f"{match.num_identical} of {match.num_prompts} prompts token-identical to plain decoding",
+            style="green" if identical else "yellow",
+        )
+    ]
+    if not identical:
+        lines.append(Text(_divergences(match)))
+    return _section("Output", lines)
+
+
+def _divergences(match: OutputMatch) -> str:
+    shown = [f"{plain(d.prompt_id)} at token {d.position + 1}" for d in match.divergences[:SHOWN_DIVERGENCES]]
+    more = len(match.divergences) - len(shown)
+    return f"first difference: {', '.join(shown)}" + (f", and {more} more" if more else "")
+
+
+def _warnings(comparison: Comparison) -> RenderableType | None:
+    if not comparison.warnings:
+        return None
+    return _section("Warnings", [Text(plain(warning), style="yellow") for warning in comparison.warnings])
+
+
+# Layout
+
+
+def _section(label: str, lines: Sequence[RenderableType]) -> RenderableType:
+    table = Table(box=None, padding=0, pad_edge=False, show_header=False, expand=True)
+    table.add_column(width=LABEL_WIDTH, no_wrap=True, overflow="crop")
+    table.add_column(ratio=1)
+    table.add_row(Text(label, style="bold"), Group(*lines))
+    return table
+
+
+def _grid(*justify: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    for side in justify:
+        table.add_column(justify="right" if side == "right" else "left", overflow="fold")
+    return table
+
+
+def _arms(comparison: Comparison) -> list[Arm]:
+    return [arm for arm in (comparison.baseline, comparison.speculative) if arm is not None]
+
+
+def _phase_of(arm: Arm, name: str) -> Phase:
+    phase = getattr(arm.phases, name)
+    assert isinstance(phase, Phase)
+    return phase
+
+
+def _seconds_per_token(arm: Arm) -> float | None:
+    seconds = [_phase_of(arm, name).seconds_per_token for name in PHASE_COLORS]
+    return None if any(s is None for s in seconds) else sum(s for s in seconds if s is not None)
+
+
+# Numbers: None is a dash
+
+
+def _fixed(value: float | None, digits: int = 2) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _times(value: float | None) -> str:
+    return DASH if value is None else f"{value:.2f}x"
+
+
+def _percent(value: float | None) -> str:
+    return DASH if value is None else f"{value * 100:.0f} %"
+
+
+def _ms(seconds: float | None, *, like: float | None = None) -> str:
+    """Milliseconds to three significant digits; ``like`` (seconds) lends its decimals to a whole column."""
+    if seconds is None:
+        return DASH
+    scale = (seconds if like is None else like) * 1e3
+    decimals = 0 if scale >= 100 else 1 if scale >= 10 else 2 if scale >= 1 else 3
+    if like is not None:
+        decimals = min(decimals + 1, 3)  # the small phases of a slow round should not all read 0
+    return f"{seconds * 1e3:.{decimals}f}"
+
+
+def _rate(value: float | None) -> str:
+    return DASH if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def _megabytes(size: int | None) -> str:
+    return DASH if size is None else f"{size / BYTES_PER_MB:.0f}"
+
+
+def _interval(speedup: Speedup) -> str:
+    return f"[{speedup.ci[0]:.2f}, {speedup.ci[1]:.2f}]" if speedup.ci else DASH
+
+
+def _spread(speedup: Speedup) -> str:
+    return f"   {_interval(speedup)}" if speedup.ci else ""
+
+
+def _tokens_per_round(arm: Arm) -> str:
+    return f"{(arm.num_tokens - arm.num_generations) / arm.num_rounds:.2f}" if arm.num_rounds else DASH

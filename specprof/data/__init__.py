@@ -1,0 +1,1 @@
+"""The prompts that are decoded: the packaged ones, and files of the user's own."""

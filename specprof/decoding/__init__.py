@@ -1,0 +1,1 @@
+"""The decoding loops and what they are made of."""

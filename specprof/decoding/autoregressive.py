@@ -1,0 +1,98 @@
+"""The baseline: one token per pass of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from specprof.decoding.request import Request, prompt_tokens
+from specprof.decoding.sampling import Sampling, draw, probabilities, random_stream
+from specprof.models.wrapper import ModelWrapper
+from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
+from specprof.profiling.memory import PeakMemory
+from specprof.profiling.metrics import GenerationResult, fold
+from specprof.profiling.timer import RoundClock
+
+
+class AutoregressiveDecoder:
+    """Token-by-token decoding with an explicit KV cache, timed like the speculative loop.
+
+    Greedy at temperature 0, else sampling. It emits the same events as
+    :class:`~specprof.decoding.speculative.SpeculativeDecoder`, with nothing drafted.
+    """
+
+    label = "AR"
+
+    def __init__(self, target: ModelWrapper) -> None:
+        self.target = target
+
+    @torch.inference_mode()
+    def events(self, request: Request) -> Iterator[Event]:
+        """Decode one request.
+
+        Raises:
+            UsageError: prompt and new tokens exceed the model's context (before anything runs).
+        """
+        target, device = self.target, self.target.device
+        key = (request.prompt_id, self.label, request.repetition)
+        cache = target.new_cache(request.num_positions)
+        generator = random_stream(device, "target", request.seed, request.prompt_id, request.repetition)
+        clock, memory = RoundClock(device), PeakMemory(device)
+        memory.start()
+
+        def choose(logits: torch.Tensor) -> torch.Tensor:
+            if request.sampling.greedy:
+                return logits.argmax(-1)
+            return draw(probabilities(logits, request.sampling), generator)
+
+        clock.start()
+        logits = target.extend(torch.tensor(request.prompt_ids, device=device), cache)
+        clock.mark()
+        step = choose(logits)
+        token = int(step.item())
+        (target_seconds,), rest = clock.finish()
+        yield Prefilled(*key, len(request.prompt_ids), token, target_seconds, 0.0, rest)
+
+        num_generated = 1
+        while (finish := request.finish_reason(num_generated, token)) is None:
+            clock.start()
+            logits = target.extend(step, cache)
+            clock.mark()
+            step = choose(logits)
+            token = int(step.item())
+            clock.mark()
+            (verify, sample), overhead = clock.finish()
+            yield Round(*key, num_generated - 1, (), 0, (token,), 0.0, verify, sample, overhead)
+            num_generated += 1
+        yield PromptEnded(*key, finish, memory.stop("decode"))
+
+    def generate(
+        self,
+        prompt_ids: torch.Tensor | Sequence[int],
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        *,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop_ids: frozenset[int] | None = None,
+    ) -> GenerationResult:
+        """Continue ``prompt_ids`` (``[1, n]``, ``[n]`` or a sequence) by up to ``max_new_tokens``.
+
+        ``stop_ids`` defaults to the model's end-of-sequence tokens.
+        """
+        request = Request(
+            prompt_tokens(prompt_ids),
+            max_new_tokens,
+            Sampling(temperature, top_k, top_p),
+            self.target.eos_token_ids if stop_ids is None else stop_ids,
+            seed,
+        )
+        return next(fold(self.events(request)))
+
+    def generate_text(self, prompt: str, max_new_tokens: int = 128, temperature: float = 0.0, *, seed: int = 0) -> str:
+        """The continuation of a text, as text, without special tokens."""
+        tokenizer = self.target.tokenizer
+        result = self.generate(tokenizer.encode(prompt), max_new_tokens, temperature, seed=seed)
+        return str(tokenizer.decode(result.generated_ids, skip_special_tokens=True))

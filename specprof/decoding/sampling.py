@@ -1,0 +1,83 @@
+"""From logits to a token: temperature, top-k, top-p, and drawing from the result."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specprof.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen; draft and target always share one.
+
+    Raises:
+        UsageError: a value that means nothing.
+    """
+
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_k: int = 0
+    """Keep the k most probable tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of most probable tokens whose mass reaches this; 1 keeps all."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UsageError(f"temperature {self.temperature} is not a number >= 0", "0 is greedy, 1 is the model's own")
+        if self.top_k < 0:
+            raise UsageError(f"top-k {self.top_k} is negative", "0 keeps every token")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top-p {self.top_p} is not in (0, 1]", "1 keeps every token")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution tokens are drawn from: ``[..., vocab]`` logits to probabilities, in float32 or wider.
+
+    Order as in Hugging Face: temperature, then top-k, then top-p.
+    """
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        kth = logits.topk(sampling.top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, float("-inf"))
+    probs = logits.softmax(-1)
+    if sampling.top_p < 1:
+        probs = _nucleus(probs, sampling.top_p)
+    return probs
+
+
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
+    ordered, index = probs.sort(-1, descending=True)
+    # A token stays if the mass before it is short of top_p; the first always does.
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    kept = ordered.masked_fill(outside, 0.0)
+    kept = kept / kept.sum(-1, keepdim=True)
+    return torch.zeros_like(probs).scatter(-1, index, kept)
+
+
+def draw(probs: Tensor, generator: torch.Generator) -> Tensor:
+    """One token per row of ``[..., vocab]`` probabilities, by an exponential race.
+
+    argmax_x p(x) / E(x) with E ~ Exp(1) has law p: the first of independent exponential
+    clocks with rates p. Unlike ``torch.multinomial`` it never synchronises with the host.
+    """
+    clocks = torch.empty_like(probs).exponential_(generator=generator)
+    # A clock at exactly 0 would make 0/0 of an impossible token.
+    return (probs / clocks.clamp_(min=torch.finfo(probs.dtype).tiny)).argmax(-1)
+
+
+def random_stream(device: torch.device, *key: object) -> torch.Generator:
+    """A generator whose numbers depend on the key alone: each prompt, repetition and use has its own stream."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little", signed=False) >> 1)

@@ -1,0 +1,85 @@
+"""Results on disk: one JSON Lines file of events per run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from specprof.errors import ResourceError
+from specprof.profiling.events import Event, PromptEnded, RunEnded, RunStarted, to_json_line
+
+
+def new_run_id() -> str:
+    """Sorts by time, unique without a registry: ``20261121-114500-7f3c``."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+class RunFile:
+    """Appends a run's events to ``<directory>/<run_id>.jsonl``.
+
+    Lines reach the disk when a generation ends, never inside one, so that writing doesn't disturb what is
+    measured and a killed run keeps every finished generation.
+
+    Raises:
+        ResourceError: the directory can't be written, or the disk is full.
+    """
+
+    def __init__(self, directory: Path, run_id: str) -> None:
+        self.path = directory / f"{run_id}.jsonl"
+        self._pending: list[str] = []
+        self._file: TextIO | None = None
+        check_writable(directory)
+
+    def __call__(self, event: Event) -> None:
+        """Take an event; finished generations are written through to the disk."""
+        self._pending.append(to_json_line(event))
+        if isinstance(event, RunStarted | PromptEnded | RunEnded):
+            self._flush(sync=not isinstance(event, PromptEnded))
+
+    def _flush(self, *, sync: bool) -> None:
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.path, "x", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
+            self._file.write("".join(self._pending))
+            self._file.flush()
+            if sync:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise ResourceError(
+                f"writing {self.path} failed: {error.strerror or error}",
+                "free some space or choose another --results-dir; generations finished before this are kept",
+            ) from error
+        self._pending.clear()
+
+    def __enter__(self) -> RunFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError:
+                # What could not be flushed was reported when it failed; closing retries it in vain.
+                pass
+
+
+def check_writable(directory: Path) -> None:
+    """Learn before an hour of measuring, not after, that results have no place to go; create nothing yet."""
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        problem = f"{existing} is not a directory"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        problem = f"{existing} is not writable"
+    else:
+        return
+    raise ResourceError(
+        f"nothing can be written to {directory}: {problem}",
+        "choose another directory (--results-dir, --output), or write nothing (--no-save)",
+    )

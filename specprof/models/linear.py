@@ -1,0 +1,99 @@
+"""Which matrix product multiplies a few tokens with a weight fastest on this CPU.
+
+A verify pass multiplies 1 to ~9 rows with every weight of the model. CPU BLAS libraries
+differ several times in how well they stream a weight for so few rows, depending on how
+the same product is written down, on the processor and on the thread count (measured:
+docs/log.md). So the choice is made by timing the model's own weights, once per width,
+when that width is first used, which is during warm-up. All forms give the same product
+up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""``(x [tokens, in], weight [out, in], bias [out] or None) -> [tokens, out]``"""
+
+MAX_MEASURED_WIDTH = 16
+"""Wider passes are bound by arithmetic, where ``F.linear`` is the right form."""
+
+_CACHE_BYTES = 8 << 20
+"""A model smaller than this stays in the processor's caches; the forms then differ little."""
+_SAMPLE_BYTES = 96 << 20
+_REPEATS = 5
+
+
+def by_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The usual form, x @ W^T."""
+    return F.linear(x, weight, bias)
+
+
+def by_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(W @ x^T)^T: the weight is the left operand and is read in storage order."""
+    columns = x.contiguous().t()
+    if bias is None:
+        return torch.mm(weight, columns).t()
+    return torch.addmm(bias.unsqueeze(1), weight, columns).t()
+
+
+def by_twin_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One token as two equal columns: some libraries' matrix-matrix kernel outruns their matrix-vector kernel."""
+    return by_columns(torch.cat((x, x)), weight, bias)[:1]
+
+
+class LinearChoice:
+    """The form to use for each width (number of tokens), measured on first use."""
+
+    def __init__(self, weights: Sequence[Tensor], *, measure: bool) -> None:
+        """
+        Args:
+            weights: the matrices ``[out, in]`` a forward pass multiplies, in order.
+            measure: False keeps ``F.linear`` for every width, which makes runs repeatable to the last bit.
+        """
+        total = sum(w.numel() * w.element_size() for w in weights)
+        suitable = bool(weights) and all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights)
+        self._measure = measure and suitable and total > _CACHE_BYTES
+        self._weights = _sample(weights) if self._measure else []
+        self._by_width: dict[int, Linear] = {}
+
+    def __getitem__(self, width: int) -> Linear:
+        if not self._measure or width > MAX_MEASURED_WIDTH:
+            return by_rows
+        if width not in self._by_width:
+            self._by_width[width] = self._fastest(width)
+        return self._by_width[width]
+
+    def chosen(self) -> dict[int, str]:
+        """The forms measured so far, by width: recorded with results."""
+        return {width: form.__name__ for width, form in sorted(self._by_width.items())}
+
+    def _fastest(self, width: int) -> Linear:
+        forms = (by_rows, by_columns, by_twin_columns) if width == 1 else (by_rows, by_columns)
+        times: dict[Linear, list[float]] = {form: [] for form in forms}
+        inputs = {w.shape[1]: torch.randn(width, w.shape[1]) for w in self._weights}
+        for repeat in range(_REPEATS + 1):
+            for form in forms:
+                begin = perf_counter()
+                for weight in self._weights:
+                    form(inputs[weight.shape[1]], weight, None)
+                if repeat:  # the first is warm-up
+                    times[form].append(perf_counter() - begin)
+        return min(forms, key=lambda form: median(times[form]))
+
+
+def _sample(weights: Sequence[Tensor]) -> list[Tensor]:
+    """The first weights up to a total size that no cache holds: one pass over them sees memory as decoding does."""
+    sample, total = [], 0
+    for weight in weights:
+        sample.append(weight)
+        total += weight.numel() * weight.element_size()
+        if total > _SAMPLE_BYTES:
+            break
+    return sample

@@ -1,0 +1,454 @@
+"""Weights from a checked directory into memory: which type they take, where they go, whether they fit.
+
+Cheap to import: torch and transformers come in once the files are found, so that a
+missing model is reported before anything slow happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specprof.errors import ResourceError, UnavailableError, UsageError
+from specprof.models import hub
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float16", "bfloat16", "float32", "int4")
+
+_ALIASES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "nf4": "int4"}
+# One 32-bit scale for every block of 64 four-bit weights.
+_INT4_BYTES = 0.5 + 4 / 64
+# bitsandbytes leaves the token tables and the output head unquantised.
+_NOT_QUANTISED = ("embed", "lm_head", "wte", "wpe")
+
+_log = logging.getLogger("specprof")
+
+
+def load_model(
+    model_id: str,
+    dtype: str = "float16",
+    device: str | torch.device | None = None,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """A causal language model ready to run, and its tokenizer.
+
+    Args:
+        model_id: a packaged name, a local directory or a hub id, see :func:`specprof.models.hub.resolve`.
+        dtype: float16, bfloat16, float32 or int4 (or fp16, bf16, fp32, nf4). On the CPU float16 computes in float32.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default CUDA if there is any, else the CPU.
+        revision: branch, tag or commit of a hub repository.
+        offline: never use the network.
+        trust_remote_code: run Python code that comes with the model.
+
+    Returns:
+        The Hugging Face model (eval mode, no gradients) and its tokenizer.
+
+    Raises:
+        UsageError: an unknown dtype or device.
+        UnavailableError: the model is missing, gated, incomplete, corrupt, or not a causal language model.
+        ResourceError: no such device, too little memory, or int4 without bitsandbytes.
+    """
+    dtype = canonical_dtype(dtype)
+    if dtype == "int4":
+        require_bitsandbytes()
+    if device is not None:
+        device = choose_device(device)  # before a download that would be for nothing
+    found = hub.resolve(model_id, revision=revision, offline=offline, remote_code=trust_remote_code)
+    hub.check_tokenizer_files(found.directory, model_id)
+    config = _load_config(found.directory, model_id, trust_remote_code)
+    device = choose_device(device)
+    require_memory(memory_needed(found.directory, dtype, device), device, f"{model_id} in {dtype}")
+    tokenizer = _load_tokenizer(found.directory, model_id, trust_remote_code)
+    return _load_weights(found.directory, model_id, config, dtype, device, trust_remote_code), tokenizer
+
+
+def load_tokenizer(
+    model_id: str, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
+) -> Any:
+    """The tokenizer of a model, without its weights in memory.
+
+    Raises:
+        UnavailableError: as :func:`load_model`.
+    """
+    found = hub.resolve(model_id, revision=revision, offline=offline, remote_code=trust_remote_code)
+    hub.check_tokenizer_files(found.directory, model_id)
+    return _load_tokenizer(found.directory, model_id, trust_remote_code)
+
+
+def canonical_dtype(dtype: str) -> str:
+    """The full name of a dtype.
+
+    Raises:
+        UsageError: there is no such dtype.
+    """
+    name = _ALIASES.get(dtype, dtype)
+    if name not in DTYPES:
+        raise UsageError(f"there is no dtype {dtype!r}", f"dtypes: {', '.join(DTYPES)} (or {', '.join(_ALIASES)})")
+    return name
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for; by default CUDA if there is any, else the CPU.
+
+    Raises:
+        UsageError: not a device specprof knows.
+        ResourceError: this machine doesn't have it.
+    """
+    import torch
+
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"there is no device {device!r}", "devices: cpu, cuda, cuda:N, mps") from error
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"specprof doesn't run on {chosen.type!r}", "devices: cpu, cuda, cuda:N, mps")
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise ResourceError(
+                "CUDA was asked for, but PyTorch finds no CUDA device",
+                "use --device cpu, or install a CUDA build of torch and check `nvidia-smi`",
+            )
+        if (chosen.index or 0) >= count:
+            raise ResourceError(
+                f"there is no {chosen}: {count} CUDA device(s) found", f"use cuda:0 to cuda:{count - 1}"
+            )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ResourceError("MPS was asked for, but this machine has none", "use --device cpu")
+    return chosen
+
+
+def compute_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
+    """The type that weights of ``dtype`` compute in: float32 for float16 on the CPU, which has no fast half type;
+    for int4 the type its weights are expanded to."""
+    import torch
+
+    name = canonical_dtype(dtype)
+    kind = torch.device(device).type
+    if name == "int4":
+        if kind == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.float32 if kind == "cpu" else torch.float16
+    if name == "float16" and kind == "cpu":
+        return torch.float32
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+# --- memory
+
+
+def memory_needed(directory: Path, dtype: str, device: str | torch.device) -> int:
+    """Bytes the weights in ``directory`` will take once loaded, from the file headers."""
+    stored = hub.stored_tensors(directory, str(directory))
+    return bytes_for(((t.name, t.shape) for t in stored if t.is_parameter), dtype, device)
+
+
+def bytes_for(shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: str, device: str | torch.device) -> int:
+    """Bytes that parameters of these names and shapes take in ``dtype`` on ``device``."""
+    plain = compute_dtype(dtype, device).itemsize
+    quantise = canonical_dtype(dtype) == "int4"
+    total = 0.0
+    for name, shape in shapes:
+        is_matrix = len(shape) == 2 and not any(part in name for part in _NOT_QUANTISED)
+        total += math.prod(shape) * (_INT4_BYTES if quantise and is_matrix else plain)
+    return math.ceil(total)
+
+
+def available_memory(device: str | torch.device) -> int:
+    """Bytes that can still be allocated on ``device``; on the CPU within the container's limit."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    limit = _container_room(Path("/sys/fs/cgroup"))
+    return available if limit is None else min(available, limit)
+
+
+def require_memory(needed: int, device: str | torch.device, what: str) -> None:
+    """Raise ResourceError, naming both figures, if ``needed`` bytes are not available on ``device``."""
+    available = available_memory(device)
+    if needed > available:
+        raise ResourceError(
+            f"{what} needs {needed / 1e9:.1f} GB on {device}, {available / 1e9:.1f} GB are available",
+            "free memory, or use a smaller model, a smaller dtype (--dtype int4) or another --device",
+        )
+
+
+def _container_room(cgroup: Path) -> int | None:
+    """Bytes left below the container's memory limit (cgroup v2), None without a limit."""
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        fields = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such files, or "max"
+        return None
+    # The page cache counts as used, but gives way.
+    return limit - used + int(fields.get("inactive_file", 0))
+
+
+# --- what is in memory
+
+
+def parameter_count(model: Any) -> int:
+    """Number of parameters; tied ones once, quantised ones as what they stand for."""
+    return sum(_num_elements(parameter) for parameter in _distinct(model.parameters()))
+
+
+def memory_footprint_bytes(model: Any) -> int:
+    """Bytes of all parameters and buffers as they lie in memory; tied storage once, int4 packed with its scales."""
+    total = 0
+    for tensor in _distinct([*model.parameters(), *model.buffers()]):
+        total += tensor.nbytes
+        state = getattr(tensor, "quant_state", None)
+        if state is not None:
+            total += state.absmax.nbytes
+    return total
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a text: what the generation config, the config and the tokenizer name."""
+    found: set[int] = set()
+    for owner in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        if value is not None:
+            found.update(value if isinstance(value, (list, tuple)) else [value])
+    return frozenset(found)
+
+
+def _distinct(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors that share their memory, once."""
+    seen: dict[Any, torch.Tensor] = {}
+    for tensor in tensors:
+        place = (tensor.device, tensor.data_ptr()) if tensor.device.type != "meta" and tensor.numel() else id(tensor)
+        seen.setdefault(place, tensor)
+    return list(seen.values())
+
+
+def _num_elements(parameter: torch.Tensor) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state is not None else parameter.numel()
+
+
+# --- loading
+
+
+def _load_config(directory: Path, model_id: str, trust_remote_code: bool) -> Any:
+    """The configuration, of an architecture that transformers can run as a causal language model."""
+    raw = hub.read_config(directory, model_id)
+    with quiet_transformers():
+        import transformers
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = raw.get("model_type")
+    brings_code = isinstance(raw.get("auto_map"), dict)
+    if not isinstance(kind, str):
+        raise UnavailableError(
+            f"config.json of {model_id} names no model_type", "use a configuration written by save_pretrained"
+        )
+    if raw.get("quantization_config"):
+        raise UnavailableError(
+            f"the weights of {model_id} are quantised already, specprof quantises 16- or 32-bit weights itself",
+            "give the unquantised model, with --dtype int4 if four bits are wanted",
+        )
+    if not (brings_code and trust_remote_code):
+        if kind not in transformers.CONFIG_MAPPING and brings_code:
+            raise UnavailableError(
+                f"{model_id} (model type {kind}) runs Python code that comes with it: refused",
+                "read that code, then allow it with --trust-remote-code",
+            )
+        if kind not in transformers.CONFIG_MAPPING:
+            raise UnavailableError(
+                f"transformers {transformers.__version__} does not know the model type {kind!r} of {model_id}",
+                "check model_type in config.json, or upgrade transformers",
+            )
+        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not _is_causal(raw):
+            made_for = ", ".join(raw.get("architectures") or [kind])
+            raise UnavailableError(
+                f"{model_id} is not a causal language model ({made_for})",
+                "give a decoder-only model, such as one whose architecture ends in ForCausalLM",
+            )
+    try:
+        with quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # a damaged configuration fails in ways as various as its fields
+        raise UnavailableError(
+            f"config.json of {model_id} makes no sense to transformers: {_reason(error)}",
+            "compare it with the original model's",
+        ) from error
+    # It would let a configuration name another weight file than the ones that were checked.
+    config.transformers_weights = None
+    return config
+
+
+def _is_causal(raw: dict[str, Any]) -> bool:
+    if raw.get("is_encoder_decoder"):
+        return False
+    architectures = raw.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        return True
+    # Base models (GPT2Model) share their head with the embedding; ForMaskedLM, ForSequenceClassification don't.
+    endings = ("ForCausalLM", "LMHeadModel", "LMHead", "Model", "ForConditionalGeneration")
+    return any(str(name).endswith(endings) for name in architectures)
+
+
+def _load_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> Any:
+    try:
+        with quiet_transformers():
+            import transformers
+
+            auto: Any = transformers.AutoTokenizer
+            tokenizer = auto.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raises bare Exceptions, transformers nearly everything else
+        raise UnavailableError(
+            f"the tokenizer of {model_id} can't be loaded: {_reason(error)}",
+            "copy the tokenizer files of the original model again",
+        ) from error
+    return tokenizer
+
+
+def _load_weights(
+    directory: Path, model_id: str, config: Any, dtype: str, device: torch.device, trust_remote_code: bool
+) -> Any:
+    import torch
+
+    compute = compute_dtype(dtype, device)
+    options: dict[str, Any] = {}
+    if dtype == "float16" and compute is torch.float32:
+        _log.info("%s: float16 weights compute in float32 on the CPU", model_id)
+    if dtype == "int4":
+        options["quantization_config"] = quantization_config(compute)
+    if dtype == "int4" or device.type != "cpu":
+        options["device_map"] = {"": device}
+    try:
+        with quiet_transformers():
+            import transformers
+
+            auto: Any = transformers.AutoModelForCausalLM
+            model, report = auto.from_pretrained(
+                directory,
+                config=config,
+                dtype=compute,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                ignore_mismatched_sizes=True,  # reported below, by name
+                output_loading_info=True,
+                **options,
+            )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ResourceError(
+            f"memory ran out while {model_id} was loaded on {device}",
+            "free memory, or use a smaller model, a smaller dtype or another --device",
+        ) from error
+    except ImportError as error:
+        raise ResourceError(
+            f"{model_id} in {dtype} needs a library that can't be imported: {_reason(error)}", "install or repair it"
+        ) from error
+    except Exception as error:  # whatever a model's own code makes of weights that don't fit it
+        raise UnavailableError(
+            f"the weights of {model_id} can't be loaded: {_reason(error)}", "fetch or convert the model again"
+        ) from error
+    _check_report(report, model_id)
+    if dtype == "int4":
+        keep_int4_layout(model)
+    return model.eval().requires_grad_(False)
+
+
+def _check_report(report: dict[str, Any], model_id: str) -> None:
+    """transformers fills what doesn't fit with random numbers and goes on; we don't."""
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        name, stored, expected = mismatched[0]
+        raise UnavailableError(
+            f"the weights of {model_id} don't fit its config.json: {name} is {list(stored)}, not {list(expected)}",
+            "use the config.json that belongs to these weights",
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UnavailableError(
+            f"the weights of {model_id} lack {missing[0]}"
+            f"{f' and {len(missing) - 1} more tensors' if len(missing) > 1 else ''} that its config.json asks for",
+            "use the config.json that belongs to these weights, or fetch them again",
+        )
+    unexpected = sorted(report["unexpected_keys"])
+    if unexpected:
+        _log.warning("%s: its config.json has no place for %d tensors (%s)", model_id, len(unexpected), unexpected[0])
+
+
+def quantization_config(compute: torch.dtype) -> Any:
+    """bitsandbytes NF4 weights that are expanded to ``compute`` for every product."""
+    import transformers
+
+    config: Any = transformers.BitsAndBytesConfig
+    return config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_use_double_quant=False,
+    )
+
+
+def keep_int4_layout(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights at the first forward on CPUs with AVX512-BF16: it rounds the
+    scales to bfloat16, and fails where a row is no multiple of a block (0.50.2)."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def require_bitsandbytes() -> None:
+    """Raise ResourceError if the library that makes int4 weights is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ResourceError("int4 needs the bitsandbytes library", "pip install bitsandbytes, or use --dtype float16")
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep progress bars, load reports and import messages of transformers and bitsandbytes off stderr."""
+    import transformers
+
+    transformers_log: Any = transformers.utils.logging
+    bitsandbytes_log = logging.getLogger("bitsandbytes")
+    level = bitsandbytes_log.level
+    verbosity = transformers_log.get_verbosity()
+    bars = transformers_log.is_progress_bar_enabled()
+    bitsandbytes_log.setLevel(logging.ERROR)
+    transformers_log.set_verbosity_error()
+    transformers_log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        bitsandbytes_log.setLevel(level)
+        transformers_log.set_verbosity(verbosity)
+        if bars:
+            transformers_log.enable_progress_bar()
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

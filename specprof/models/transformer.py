@@ -1,0 +1,391 @@
+"""Our own forward pass for GPT-2 and the Llama family, one sequence at a time.
+
+Hugging Face's modules cost more in Python and small kernels than a small model's
+arithmetic does. This forward reads the same weights, fuses the projections that share an
+input, writes keys and values straight into the slab, and calls nothing that is not a tensor
+operation. Hugging Face's forward stays the oracle in the tests and the path of every other
+model.
+
+Shapes: ``q`` tokens of one sequence are rows, hidden states are ``[q, hidden]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from specprof.models.kv_cache import KVCache, Slab
+from specprof.models.linear import Linear, LinearChoice
+
+LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
+STATIC_ROPE = frozenset({"default", "llama3"})
+
+EXPLICIT_ATTENTION_WIDTH = 32
+"""Up to this many query rows, three matrix operations beat the fused kernels' set-up; prefill uses SDPA."""
+
+
+class Forward(Protocol):
+    """Runs tokens through a model on top of what its cache holds."""
+
+    name: str
+
+    def new_slab(self, capacity: int) -> Slab: ...
+
+    def __call__(self, ids: Tensor, cache: KVCache, num_logits: int) -> Tensor:
+        """Append ``ids [q]`` to the cache; logits ``[num_logits, vocab]`` after each of the last tokens."""
+        ...
+
+
+def unsupported(model: Any) -> str | None:
+    """Why our own forward can't run this Hugging Face model, or None if it can."""
+    config = model.config
+    kind = config.model_type
+    if kind not in LLAMA_FAMILY | {"gpt2"}:
+        return f"no own forward for the {kind} family"
+    if getattr(config, "quantization_config", None) is not None:
+        return "the weights are quantised"
+    if len({p.device for p in model.parameters()}) != 1 or getattr(model, "hf_device_map", None):
+        return "the weights are on several devices"
+    if kind == "gpt2":
+        odd = config.scale_attn_by_inverse_layer_idx or config.reorder_and_upcast_attn or not config.scale_attn_weights
+        if odd or config.add_cross_attention or config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
+            return "a variant of GPT-2's attention or activation"
+        return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") not in STATIC_ROPE or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        return f"position encoding {rope.get('rope_type')!r}"
+    if config.hidden_act not in ("silu", "swish"):
+        return f"activation {config.hidden_act!r}"
+    return None
+
+
+def own_forward(model: Any, *, measure_linear: bool = True) -> Forward:
+    """The own forward of a supported model, sharing its weights."""
+    build = GPT2Forward if model.config.model_type == "gpt2" else LlamaForward
+    return build(model, measure_linear=measure_linear)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention of a few query rows over a slab.
+
+    Args:
+        q: ``[heads, q, head_dim]``.
+        k, v: ``[kv_heads, keys, head_dim]``; each serves heads / kv_heads query heads.
+        mask: additive ``[q, keys]``, or None if every row sees every key.
+        scale: 1/sqrt(head_dim).
+
+    Returns:
+        ``[heads, q, head_dim]``
+    """
+    heads, width, dim = q.shape
+    groups = heads // k.shape[0]
+    # Query heads that share a key head become rows of one product, instead of the keys being repeated.
+    rows = q.reshape(k.shape[0], groups * width, dim)
+    if mask is None:
+        scores = torch.baddbmm(rows.new_empty(()), rows, k.transpose(1, 2), beta=0, alpha=scale)
+    else:
+        bias = mask if groups == 1 else mask.repeat(groups, 1)
+        scores = torch.baddbmm(bias, rows, k.transpose(1, 2), alpha=scale)
+    weights = torch.softmax(scores, -1, dtype=torch.float32 if scores.dtype.itemsize < 4 else None).to(v.dtype)
+    return torch.bmm(weights, v).view(heads, width, dim)
+
+
+def causal_mask(start: int, width: int, window: int | None, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Additive ``[width, start + width]`` mask: row i sees keys up to start + i, the last ``window`` of them if given."""
+    end = start + width
+    mask = torch.full((width, end), float("-inf"), dtype=dtype, device=device)
+    visible = mask.triu(start + 1)  # -inf above the diagonal, 0 on and below it
+    if window is None or end <= window:
+        return visible
+    return visible + torch.full_like(mask, float("-inf")).tril(start - window)
+
+
+class _CausalAttention:
+    """Attention of one pass: which kernel, which mask. Masks are built once per distinct window among the layers."""
+
+    def __init__(self, start: int, width: int, scale: float, like: Tensor) -> None:
+        self.start, self.width, self.scale, self.like = start, width, scale, like
+        self.by_window: dict[int | None, Tensor] = {}
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+        """``q [heads, width, dim]`` over ``k, v [kv_heads, start + width, dim]``; returns ``[heads, width, dim]``."""
+        if self.width == 1:
+            if window is not None and k.shape[1] > window:
+                k, v = k[:, -window:], v[:, -window:]
+            return attention(q, k, v, None, self.scale)
+        if self.start == 0 and self.width > EXPLICIT_ATTENTION_WIDTH and (window is None or self.width <= window):
+            return _fused(q, k, v, None, self.scale)
+        if window is not None and k.shape[1] <= window:
+            window = None
+        mask = self.by_window.get(window)
+        if mask is None:
+            mask = causal_mask(self.start, self.width, window, dtype=self.like.dtype, device=self.like.device)
+            self.by_window[window] = mask
+        return (_fused if self.width > EXPLICIT_ATTENTION_WIDTH else attention)(q, k, v, mask, self.scale)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    grouped = q.shape[0] != k.shape[0]
+    return F.scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )[0]
+
+
+@dataclass(slots=True)
+class LlamaLayer:
+    input_norm: Tensor
+    qkv: Tensor
+    """``[(heads + 2 kv_heads) head_dim, hidden]``"""
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    post_norm: Tensor
+    gate_up: Tensor
+    """``[2 intermediate, hidden]``"""
+    gate_up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+    window: int | None
+
+
+class LlamaForward:
+    """Llama, TinyLlama, Mistral, Qwen2, Qwen3, Phi-3: RMSNorm, rotary positions, grouped keys, SwiGLU."""
+
+    name = "own"
+
+    def __init__(self, model: Any, *, measure_linear: bool = True) -> None:
+        config, backbone = model.config, model.model
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.eps: float = config.rms_norm_eps
+        self.embedding: Tensor = backbone.embed_tokens.weight.detach()
+        self.norm: Tensor = backbone.norm.weight.detach()
+        self.head: Tensor = model.lm_head.weight.detach()
+        windows = _sliding_windows(config)
+        self.layers = [_llama_layer(layer, window) for layer, window in zip(backbone.layers, windows, strict=True)]
+        self.hidden = self.norm.shape
+        self.scale = self.head_dim**-0.5
+        self._inverse_frequencies = backbone.rotary_emb.inv_freq.float()
+        self._rope_scale = float(backbone.rotary_emb.attention_scaling)
+        self._cos = self._sin = self.embedding.new_zeros(0, 1, self.head_dim)
+        matrices = [w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        self.linear = LinearChoice([*matrices, self.head], measure=measure_linear)
+
+    def new_slab(self, capacity: int) -> Slab:
+        self._extend_rope(capacity)
+        return Slab.uniform(
+            len(self.layers),
+            self.kv_heads,
+            capacity,
+            self.head_dim,
+            dtype=self.embedding.dtype,
+            device=self.embedding.device,
+        )
+
+    def __call__(self, ids: Tensor, cache: KVCache, num_logits: int) -> Tensor:
+        start, width = cache.length, ids.shape[0]
+        end, hq, hkv = start + width, self.heads, self.kv_heads
+        if end > self._cos.shape[0]:
+            self._extend_rope(end)
+        slab = cache.slab.stacked
+        assert slab is not None
+        new_keys, new_values = slab[:, :, :, start:end].unbind(0)
+        all_keys, all_values = slab[:, :, :, :end].unbind(0)
+        cos, sin = self._cos[start:end], self._sin[start:end]
+        linear, causal, hidden, eps = self.linear[width], _CausalAttention(start, width, self.scale, self.embedding), self.hidden, self.eps
+        half = self.head_dim // 2
+
+        x = F.embedding(ids, self.embedding)
+        for layer, new_k, new_v, keys, values in zip(
+            self.layers, new_keys.unbind(0), new_values.unbind(0), all_keys.unbind(0), all_values.unbind(0), strict=True
+        ):
+            h = F.rms_norm(x, hidden, layer.input_norm, eps)
+            qkv = linear(h, layer.qkv, layer.qkv_bias).reshape(width, hq + 2 * hkv, self.head_dim)
+            qk = qkv[:, : hq + hkv]
+            if layer.q_norm is not None and layer.k_norm is not None:
+                qk = torch.cat(
+                    (
+                        F.rms_norm(qk[:, :hq], layer.q_norm.shape, layer.q_norm, eps),
+                        F.rms_norm(qk[:, hq:], layer.k_norm.shape, layer.k_norm, eps),
+                    ),
+                    dim=1,
+                )
+            # Rotary positions: x cos + rotate_half(x) sin; the sign of rotate_half is in the table.
+            qk = torch.addcmul(qk * cos, torch.roll(qk, half, -1), sin)
+            new_k.copy_(qk[:, hq:].transpose(0, 1))
+            new_v.copy_(qkv[:, hq + hkv :].transpose(0, 1))
+            attended = causal.attend(qk[:, :hq].transpose(0, 1), keys, values, layer.window).transpose(0, 1).reshape(width, -1)
+            x = x + linear(attended, layer.out, layer.out_bias)
+            h = F.rms_norm(x, hidden, layer.post_norm, eps)
+            gate, up = linear(h, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
+            x = x + linear(F.silu(gate).mul_(up), layer.down, layer.down_bias)
+        cache.length = end
+        return _logits(self.linear, x, num_logits, lambda rows: F.rms_norm(rows, hidden, self.norm, eps), self.head)
+
+    def _extend_rope(self, capacity: int) -> None:
+        """Tables ``[capacity, 1, head_dim]``: cos, and sin with rotate_half's sign (computed in float32, as models are)."""
+        if capacity <= self._cos.shape[0]:
+            return
+        positions = torch.arange(capacity, device=self.embedding.device, dtype=torch.float32)
+        angles = positions[:, None] * self._inverse_frequencies[None].to(self.embedding.device)
+        cos, sin = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
+        self._cos = torch.cat((cos, cos), -1).unsqueeze(1).to(self.embedding.dtype)
+        self._sin = torch.cat((-sin, sin), -1).unsqueeze(1).to(self.embedding.dtype)
+
+
+@dataclass(slots=True)
+class GPT2Layer:
+    norm1: tuple[Tensor, Tensor]
+    qkv: Tensor
+    """``[3 hidden, hidden]``: a transposed view of the checkpoint's ``[hidden, 3 hidden]``"""
+    qkv_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+    norm2: tuple[Tensor, Tensor]
+    up: Tensor
+    up_bias: Tensor
+    down: Tensor
+    down_bias: Tensor
+
+
+class GPT2Forward:
+    """GPT-2: LayerNorm, learned positions, one key head per query head, GELU."""
+
+    name = "own"
+
+    def __init__(self, model: Any, *, measure_linear: bool = True) -> None:
+        config, backbone = model.config, model.transformer
+        self.heads: int = config.n_head
+        self.head_dim: int = config.n_embd // config.n_head
+        self.eps: float = config.layer_norm_epsilon
+        self.embedding: Tensor = backbone.wte.weight.detach()
+        self.positions: Tensor = backbone.wpe.weight.detach()
+        self.norm = (backbone.ln_f.weight.detach(), backbone.ln_f.bias.detach())
+        self.head: Tensor = model.lm_head.weight.detach()
+        self.layers = [_gpt2_layer(block) for block in backbone.h]
+        self.hidden = self.norm[0].shape
+        self.scale = self.head_dim**-0.5
+        matrices = [w for layer in self.layers for w in (layer.qkv, layer.out, layer.up, layer.down)]
+        self.linear = LinearChoice([*matrices, self.head], measure=measure_linear)
+
+    def new_slab(self, capacity: int) -> Slab:
+        return Slab.uniform(
+            len(self.layers),
+            self.heads,
+            capacity,
+            self.head_dim,
+            dtype=self.embedding.dtype,
+            device=self.embedding.device,
+        )
+
+    def __call__(self, ids: Tensor, cache: KVCache, num_logits: int) -> Tensor:
+        start, width = cache.length, ids.shape[0]
+        end = start + width
+        slab = cache.slab.stacked
+        assert slab is not None
+        new_keys, new_values = slab[:, :, :, start:end].unbind(0)
+        all_keys, all_values = slab[:, :, :, :end].unbind(0)
+        linear, causal, hidden, eps = self.linear[width], _CausalAttention(start, width, self.scale, self.embedding), self.hidden, self.eps
+
+        x = F.embedding(ids, self.embedding) + self.positions[start:end]
+        for layer, new_k, new_v, keys, values in zip(
+            self.layers, new_keys.unbind(0), new_values.unbind(0), all_keys.unbind(0), all_values.unbind(0), strict=True
+        ):
+            h = F.layer_norm(x, hidden, *layer.norm1, eps)
+            qkv = linear(h, layer.qkv, layer.qkv_bias).reshape(width, 3, self.heads, self.head_dim)
+            q, k, v = qkv.permute(1, 2, 0, 3).unbind(0)
+            new_k.copy_(k)
+            new_v.copy_(v)
+            attended = causal.attend(q, keys, values, None).transpose(0, 1).reshape(width, -1)
+            x = x + linear(attended, layer.out, layer.out_bias)
+            h = F.layer_norm(x, hidden, *layer.norm2, eps)
+            h = F.gelu(linear(h, layer.up, layer.up_bias), approximate="tanh")
+            x = x + linear(h, layer.down, layer.down_bias)
+        cache.length = end
+        return _logits(self.linear, x, num_logits, lambda rows: F.layer_norm(rows, hidden, *self.norm, eps), self.head)
+
+
+def _logits(
+    choice: LinearChoice, x: Tensor, num_logits: int, norm: Callable[[Tensor], Tensor], head: Tensor
+) -> Tensor:
+    """Norm and head for the last rows alone: a prefill needs the logits of one position, not of all."""
+    rows = x[-num_logits:]
+    linear: Linear = choice[rows.shape[0]]
+    return linear(norm(rows), head, None)
+
+
+def _sliding_windows(config: Any) -> list[int | None]:
+    """Each layer's window in tokens, its own included; None sees the whole context."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        return [window if kind == "sliding_attention" else None for kind in types]
+    if not getattr(config, "use_sliding_window", True):
+        window = None
+    return [window] * config.num_hidden_layers
+
+
+def _llama_layer(layer: Any, window: int | None) -> LlamaLayer:
+    attn, mlp = layer.self_attn, layer.mlp
+    if hasattr(attn, "qkv_proj"):
+        qkv, qkv_bias = _matrix(attn.qkv_proj)
+        gate_up, gate_up_bias = _matrix(mlp.gate_up_proj)
+    else:
+        qkv, qkv_bias = _fuse(attn.q_proj, attn.k_proj, attn.v_proj)
+        gate_up, gate_up_bias = _fuse(mlp.gate_proj, mlp.up_proj)
+    out, out_bias = _matrix(attn.o_proj)
+    down, down_bias = _matrix(mlp.down_proj)
+    return LlamaLayer(
+        input_norm=layer.input_layernorm.weight.detach(),
+        qkv=qkv,
+        qkv_bias=qkv_bias,
+        q_norm=attn.q_norm.weight.detach() if hasattr(attn, "q_norm") else None,
+        k_norm=attn.k_norm.weight.detach() if hasattr(attn, "k_norm") else None,
+        out=out,
+        out_bias=out_bias,
+        post_norm=layer.post_attention_layernorm.weight.detach(),
+        gate_up=gate_up,
+        gate_up_bias=gate_up_bias,
+        down=down,
+        down_bias=down_bias,
+        window=window,
+    )
+
+
+def _gpt2_layer(block: Any) -> GPT2Layer:
+    def conv1d(module: Any) -> tuple[Tensor, Tensor]:
+        return module.weight.detach().t(), module.bias.detach()
+
+    def norm(module: Any) -> tuple[Tensor, Tensor]:
+        return module.weight.detach(), module.bias.detach()
+
+    return GPT2Layer(
+        norm(block.ln_1),
+        *conv1d(block.attn.c_attn),
+        *conv1d(block.attn.c_proj),
+        norm(block.ln_2),
+        *conv1d(block.mlp.c_fc),
+        *conv1d(block.mlp.c_proj),
+    )
+
+
+def _matrix(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+
+
+def _fuse(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Projections of one input as one matrix; the modules' own weights become views of it, so nothing is held twice."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    for linear, rows in zip(linears, weight.split([linear.out_features for linear in linears]), strict=True):
+        linear.weight = nn.Parameter(rows, requires_grad=False)
+    if linears[0].bias is None:
+        return weight, None
+    return weight, torch.cat([linear.bias.detach() for linear in linears])

@@ -1,0 +1,264 @@
+"""One interface over our own forward and any Hugging Face causal language model."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from specprof.errors import UsageError
+from specprof.models import transformer
+from specprof.models.kv_cache import KVCache, Slab
+
+ForwardName = Literal["auto", "own", "hf"]
+
+
+class ModelWrapper:
+    """A model, its tokenizer, and what decoding needs of them.
+
+    Two ways in. :meth:`forward` takes and returns caches and leaves the caller's as they
+    were, which is what one explores with. :meth:`extend` appends to a cache in place, which
+    is what the decoding loops call.
+
+    Args:
+        model: a Hugging Face causal LM.
+        tokenizer: its tokenizer, or None if text is not needed.
+        device: where the model is; by default wherever its weights are.
+        forward: ``own`` (our forward), ``hf`` (Hugging Face's) or ``auto`` (own where it can).
+        measure_linear: see :class:`specprof.models.linear.LinearChoice`.
+        name: what to call it; by default the id or directory it was loaded from.
+
+    Raises:
+        UsageError: ``own`` was asked of a model it can't run.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        device: torch.device | str | None = None,
+        *,
+        forward: ForwardName = "auto",
+        measure_linear: bool = True,
+        name: str | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self.why_not_own = transformer.unsupported(model)
+        if forward == "own" and self.why_not_own is not None:
+            raise UsageError(f"our own forward can't run this model: {self.why_not_own}", "use --forward auto or hf")
+        self._forward: transformer.Forward
+        if forward == "hf" or self.why_not_own is not None:
+            self._forward = HFForward(model)
+        else:
+            self._forward = transformer.own_forward(model, measure_linear=measure_linear)
+        self.max_context = _max_context(model.config)
+        self.name = name or str(getattr(model, "name_or_path", "") or model.config.model_type)
+
+    # --- for the decoding loops
+
+    def new_cache(self, capacity: int) -> KVCache:
+        """An empty cache with room for ``capacity`` tokens.
+
+        Raises:
+            UsageError: more than the model's context.
+        """
+        self.check_context(capacity)
+        return KVCache(self._forward.new_slab(capacity))
+
+    def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1) -> Tensor:
+        """Append ``ids [q]`` to ``cache`` in place; logits ``[num_logits, vocab]`` after the last of them."""
+        if cache.length + ids.shape[0] > cache.capacity:
+            raise UsageError(
+                f"{cache.length} + {ids.shape[0]} tokens don't fit a cache of {cache.capacity}",
+                "create the cache with new_cache(capacity) for the whole generation",
+            )
+        return self._forward(ids, cache, num_logits)
+
+    def check_context(self, num_tokens: int) -> None:
+        """Raise UsageError if the model's positions end before ``num_tokens``."""
+        if self.max_context is not None and num_tokens > self.max_context:
+            raise UsageError(
+                f"{num_tokens} tokens are more than the context of {self.max_context} that {self.name} was made for",
+                "shorten the prompt or lower --max-new-tokens",
+            )
+
+    # --- for exploring
+
+    @torch.inference_mode()
+    def forward(
+        self, input_ids: Tensor, past_key_values: KVCache | None = None, use_cache: bool = True
+    ) -> tuple[Tensor, KVCache | None]:
+        """Logits of every input position, and the cache that now includes them.
+
+        Args:
+            input_ids: ``[1, q]``.
+            past_key_values: what came before; it keeps its length and contents.
+            use_cache: False returns None in the cache's place.
+
+        Returns:
+            logits ``[1, q, vocab]`` and the cache.
+        """
+        if input_ids.dim() != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] == 0:
+            raise ValueError(f"input_ids must be [1, q] with q >= 1, not {list(input_ids.shape)}")
+        width = input_ids.shape[1]
+        past = past_key_values if past_key_values is not None else KVCache(self._forward.new_slab(max(64, 2 * width)))
+        self.check_context(past.length + width)
+        cache = past.extended(width)
+        logits = self.extend(input_ids[0].to(self.device), cache, width)
+        return logits.unsqueeze(0), cache if use_cache else None
+
+    def truncate_cache(self, cache: KVCache, keep_length: int) -> KVCache:
+        """A cache of the first ``keep_length`` entries; ``cache`` itself keeps its length. Copies nothing."""
+        rolled_back = KVCache(cache.slab, cache.length)
+        rolled_back.truncate(keep_length)
+        return rolled_back
+
+    def get_cache_length(self, cache: KVCache | None) -> int:
+        return 0 if cache is None else cache.length
+
+    def reset_cache(self) -> None:
+        """What ``past_key_values`` starts from: no cache at all."""
+        return
+
+    # --- facts
+
+    @property
+    def forward_name(self) -> str:
+        """``own`` or ``hf``: whose forward runs."""
+        return self._forward.name
+
+    @property
+    def linear_forms(self) -> dict[int, str]:
+        """The matrix product chosen for each width so far (own forward, CPU)."""
+        choice = getattr(self._forward, "linear", None)
+        return {} if choice is None else choice.chosen()
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the output head, padding rows included."""
+        return int(self.model.config.vocab_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def param_count(self) -> int:
+        from specprof.models.loader import parameter_count
+
+        return parameter_count(self.model)
+
+    @property
+    def memory_footprint_mb(self) -> float:
+        """Weights and buffers in MB (2^20 bytes), shared storage counted once."""
+        from specprof.models.loader import memory_footprint_bytes
+
+        return memory_footprint_bytes(self.model) / 2**20
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        from specprof.models.loader import eos_token_ids
+
+        return eos_token_ids(self.model, self.tokenizer)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The tokenizer's end-of-sequence token, else the smallest the model names."""
+        own = getattr(self.tokenizer, "eos_token_id", None)
+        return own if own is not None else min(self.eos_token_ids, default=None)
+
+    def __repr__(self) -> str:
+        return (
+            f"ModelWrapper({self.name}, {self.param_count / 1e6:.1f}M parameters, "
+            f"{self.memory_footprint_mb:.0f} MB, {self.device}, forward={self.forward_name})"
+        )
+
+
+class HFForward:
+    """Hugging Face's own forward over our slab."""
+
+    name = "hf"
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        parameters = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in parameters
+        self.keeps_logits = "logits_to_keep" in parameters
+
+    def new_slab(self, capacity: int) -> Slab:
+        return Slab(self.model.config.num_hidden_layers, capacity)
+
+    def __call__(self, ids: Tensor, cache: KVCache, num_logits: int) -> Tensor:
+        start, end = cache.length, cache.length + ids.shape[0]
+        extra: dict[str, Any] = {}
+        if self.takes_positions:
+            extra["position_ids"] = torch.arange(start, end, device=ids.device)[None]
+        if self.keeps_logits:
+            extra["logits_to_keep"] = num_logits
+        output = self.model(input_ids=ids[None], past_key_values=SlabCache(cache), use_cache=True, **extra)
+        cache.length = end
+        logits: Tensor = output.logits
+        return logits[0, -num_logits:]
+
+
+class SlabLayer(CacheLayerMixin):
+    """One layer of a :class:`SlabCache`: writes in place, returns views, never concatenates."""
+
+    # Views end where the sequence ends, so a single query row needs no mask: not a static cache.
+    is_compileable = False
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, owner: KVCache, layer: int) -> None:
+        super().__init__()
+        self.owner, self.layer = owner, layer
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.owner.slab.allocate(self.layer, key_states, value_states)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        slab, start = self.owner.slab, self.owner.length
+        end = start + key_states.shape[2]
+        if slab.keys[self.layer] is None:
+            self.lazy_initialization(key_states, value_states)
+        keys, values = slab.keys[self.layer], slab.values[self.layer]
+        assert keys is not None and values is not None
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
+        return keys[:, :, :end], values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.owner.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.owner.length
+
+    def get_max_length(self) -> int:
+        return self.owner.capacity
+
+
+class SlabCache(Cache):
+    """Shows a :class:`KVCache` to Hugging Face's attention layers."""
+
+    def __init__(self, cache: KVCache) -> None:
+        super().__init__(layers=[SlabLayer(cache, layer) for layer in range(len(cache))])
+
+
+def _max_context(config: Any) -> int | None:
+    for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None

@@ -1,0 +1,1 @@
+"""Measurements: the clock, the events, and every number folded from them."""

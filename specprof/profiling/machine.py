@@ -1,0 +1,107 @@
+"""What ran this: hardware, driver, versions. Nothing that names a person, a host or a network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import specprof
+
+T = TypeVar("T")
+
+
+def describe() -> dict[str, Any]:
+    """The machine as plain JSON types; what can't be found out is None. Reads only this machine."""
+    return {
+        "platform": _quietly(platform.platform),
+        "cpu": _quietly(_cpu_model),
+        "cores": _quietly(_cores),
+        "memory_bytes": _quietly(_memory_bytes),
+        "python": platform.python_version(),
+        "specprof": specprof.__version__,
+        "git_commit": _quietly(_git_commit),
+        "torch": _version("torch"),
+        "transformers": _version("transformers"),
+        "torch_threads": _quietly(_torch_threads),
+        "gpu": _quietly(_gpu),
+    }
+
+
+def _quietly(query: Callable[[], T]) -> T | None:
+    # A machine that can't answer a question about itself is no reason not to measure on it.
+    with contextlib.suppress(Exception):
+        return query()
+    return None
+
+
+def _version(distribution: str) -> str | None:
+    return _quietly(lambda: metadata.version(distribution))
+
+
+def _cpu_model() -> str | None:
+    if sys.platform == "darwin":
+        return _output_of("sysctl", "-n", "machdep.cpu.brand_string")
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in {"model name", "Model"}:
+                return value.strip() or None
+    return platform.processor() or platform.machine() or None
+
+
+def _cores() -> int | None:
+    # Containers and taskset leave fewer than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _gpu() -> dict[str, Any] | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "driver": _quietly(_driver),
+        "count": torch.cuda.device_count(),
+    }
+
+
+def _driver() -> str | None:
+    answer = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return answer.splitlines()[0].strip() if answer else None
+
+
+def _git_commit() -> str | None:
+    package = Path(specprof.__file__).resolve().parent
+    # Installed into an environment that lies inside some other repository, that repository's commit says nothing.
+    if not (package.parent / ".git").exists():
+        return None
+    return _output_of("git", "-C", str(package.parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+
+
+def _output_of(*command: str) -> str | None:
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL)
+    return finished.stdout.strip() or None if finished.returncode == 0 else None

@@ -1,0 +1,404 @@
+"""What one generation measured, what was asked for, and how many draft tokens survived: folds of events.
+
+Nothing here touches a clock or a tensor. A number that is undefined is None, never 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from specprof.profiling.events import Event, FinishReason, Prefilled, PromptEnded, Round, RunStarted
+from specprof.profiling.statistics import percentile
+
+BASELINE = "AR"
+"""Decoder label of plain autoregressive decoding: nothing drafted."""
+
+BYTES_PER_MB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """One generation. The speculative fields are None for autoregressive decoding."""
+
+    generated_ids: list[int]
+    per_token_latencies: list[float]
+    """Seconds of each round, in order. An autoregressive round emits one token, a speculative round one to K + 1.
+    The first token comes from the prefill and belongs to no round: its latency is ``time_to_first_token``."""
+    total_time: float
+    """Seconds of prefill and rounds together."""
+    peak_memory_mb: float
+    """Mebibytes (2**20 bytes)."""
+    time_to_first_token: float
+    """Seconds."""
+    acceptance_rate: float | None = None
+    """Accepted over drafted, over complete rounds."""
+    tokens_per_step: float | None = None
+    """Tokens emitted per round, cut rounds included."""
+    num_speculation_rounds: int | None = None
+    draft_time_total_ms: float | None = None
+    """Milliseconds in rounds; the draft's prefill is ``prefill_draft_seconds``."""
+    verify_time_total_ms: float | None = None
+    sampling_time_total_ms: float | None = None
+    prompt_id: str = ""
+    decoder: str = ""
+    repetition: int = 0
+    finish_reason: FinishReason | None = None
+    num_prompt_tokens: int | None = None
+    prefill_target_seconds: float | None = None
+    prefill_draft_seconds: float | None = None
+    rounds: tuple[Round, ...] = field(default=(), repr=False, compare=False)
+    """What happened, round by round; not part of the JSON, which the events already are."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.generated_ids)
+
+    @property
+    def is_speculative(self) -> bool:
+        """Whether a drafter took part, even one that proposed nothing (its acceptance rate is then None)."""
+        return self.acceptance_rate is not None or self.num_speculation_rounds is not None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens over total time, prefill included."""
+        return self.num_tokens / self.total_time if self.num_tokens and self.total_time > 0 else None
+
+    @property
+    def decode_seconds(self) -> float:
+        """Seconds in rounds: the prefill left out."""
+        return math.fsum(self.per_token_latencies)
+
+    @property
+    def num_decode_tokens(self) -> int:
+        """Tokens emitted by rounds: the first token left out."""
+        return max(self.num_tokens - 1, 0)
+
+    @property
+    def latency_p50(self) -> float | None:
+        """Median seconds per round."""
+        return percentile(self.per_token_latencies, 50)
+
+    @property
+    def latency_p95(self) -> float | None:
+        return percentile(self.per_token_latencies, 95)
+
+    @property
+    def latency_p99(self) -> float | None:
+        return percentile(self.per_token_latencies, 99)
+
+    def summary(self) -> str:
+        """One line for people: ``SD  | 5 tok | 11.4 tok/s | p50=90ms p95=98ms | mem=1823MB | accept=0.78 rounds=18``.
+
+        The autoregressive line begins with ``AR`` and ends after the memory.
+        """
+        rate = "-" if self.tokens_per_second is None else f"{self.tokens_per_second:.1f}"
+        parts = [
+            "SD " if self.is_speculative else "AR ",
+            f"{self.num_tokens} tok",
+            f"{rate} tok/s",
+            f"p50={_milliseconds(self.latency_p50)} p95={_milliseconds(self.latency_p95)}",
+            f"mem={self.peak_memory_mb:.0f}MB",
+        ]
+        if self.is_speculative:
+            accept = "-" if self.acceptance_rate is None else f"{self.acceptance_rate:.2f}"
+            rounds = "-" if self.num_speculation_rounds is None else str(self.num_speculation_rounds)
+            parts.append(f"accept={accept} rounds={rounds}")
+        return " | ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field but ``rounds``, as plain JSON types."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rounds"}
+
+    def to_json_line(self) -> str:
+        """One JSON object and a newline."""
+        return json.dumps(self.to_dict(), allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> GenerationResult:
+        """Inverse of :meth:`to_dict`; unknown keys (of a later version) are ignored.
+
+        Raises:
+            ValueError: a required key is missing.
+        """
+        return cls(**_known_fields(cls, record, ignore={"rounds"}))
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkConfig:
+    """What was asked for: one cell of a benchmark, identified by :meth:`config_hash`.
+
+    Raises:
+        ValueError: a value that can't be meant.
+    """
+
+    model_pair_name: str
+    K: int | None
+    """Tokens drafted per round; 0 or None is autoregressive decoding."""
+    temperature: float
+    max_new_tokens: int
+    prompt_domain: str
+    seed: int
+    top_k: int = 0
+    top_p: float = 1.0
+    dtype: str = "auto"
+    device: str = "auto"
+    drafter: str = "model"
+    forward: str = "auto"
+    random_weights: bool = False
+    synthetic_acceptance: float | None = None
+
+    def __post_init__(self) -> None:
+        # A count that went through JSON or YAML as 4.0 and a temperature written 0 are still the same cell.
+        for name in ("K", "max_new_tokens", "seed", "top_k"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        for name in ("temperature", "top_p", "synthetic_acceptance"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else _finite(name, value))
+        if self.K is not None and self.K < 0:
+            raise ValueError(f"K is {self.K}; it must be 0 or more")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 or more")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; it must be 0 (off) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.synthetic_acceptance is not None and not 0 <= self.synthetic_acceptance <= 1:
+            raise ValueError(f"synthetic_acceptance is {self.synthetic_acceptance}; it must lie between 0 and 1")
+
+    @property
+    def decoder_label(self) -> str:
+        """``AR``, or ``SD-K4``."""
+        return f"SD-K{self.K}" if self.K else BASELINE
+
+    def config_hash(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of the canonical JSON: the same in every process and key order.
+
+        Optional fields enter only where they differ from their default,
+        so that a field added later leaves the hashes of finished cells alone.
+        """
+        cell = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.default is dataclasses.MISSING or getattr(self, f.name) != f.default
+        }
+        cell["K"] = self.K or 0
+        canonical = json.dumps(cell, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> BenchmarkConfig:
+        """Inverse of :meth:`to_dict`; unknown keys are ignored.
+
+        Raises:
+            ValueError: a required key is missing, or a value can't be meant.
+        """
+        return cls(**_known_fields(cls, record))
+
+
+@dataclass(slots=True)
+class AcceptanceCounts:
+    """Draft tokens proposed and accepted, counted round by round; names as in vLLM's metrics.
+
+    Only complete rounds in which something was drafted enter a rate. Rounds cut by the
+    length limit or an end of sequence, and rounds whose drafter had nothing to propose,
+    are counted beside them.
+    """
+
+    greedy: bool = False
+    """At temperature 0 a draft token is accepted exactly if it matches, so the match is its alpha."""
+    num_spec_steps: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
+    num_cut_rounds: int = 0
+    num_empty_rounds: int = 0
+    _accepted_at: list[int] = field(default_factory=list)
+    _reached_at: list[int] = field(default_factory=list)
+    _alpha_sum: float = 0.0
+    _alpha_positions: int = 0
+
+    def observe(self, round: Round) -> None:
+        drafted, accepted = len(round.draft_tokens), round.num_accepted
+        if round.cut:
+            self.num_cut_rounds += 1
+            return
+        if not drafted:
+            self.num_empty_rounds += 1
+            return
+        self.num_spec_steps += 1
+        self.num_draft_tokens += drafted
+        self.num_accepted_draft_tokens += accepted
+        # The first rejected position is reached too; those behind it were never judged.
+        reached = min(accepted + 1, drafted)
+        longer = drafted - len(self._accepted_at)
+        if longer > 0:
+            self._accepted_at.extend([0] * longer)
+            self._reached_at.extend([0] * longer)
+        for position in range(reached):
+            self._reached_at[position] += 1
+        for position in range(accepted):
+            self._accepted_at[position] += 1
+        if self.greedy:
+            self._alpha_sum += accepted
+            self._alpha_positions += reached
+        elif round.alpha is not None:
+            self._alpha_sum += math.fsum(round.alpha[:reached])
+            self._alpha_positions += reached
+
+    @classmethod
+    def of(cls, rounds: Iterable[Round], *, greedy: bool) -> AcceptanceCounts:
+        counts = cls(greedy=greedy)
+        for round in rounds:
+            counts.observe(round)
+        return counts
+
+    @property
+    def num_spec_tokens(self) -> int | None:
+        """K: the longest draft."""
+        return len(self._accepted_at) or None
+
+    @property
+    def draft_acceptance_rate(self) -> float | None:
+        """Accepted over drafted, pooled."""
+        return _ratio(self.num_accepted_draft_tokens, self.num_draft_tokens)
+
+    @property
+    def mean_acceptance_length(self) -> float | None:
+        """Tokens per round (block efficiency, tau): includes the bonus or corrected token."""
+        return None if self.accepted_per_step is None else 1 + self.accepted_per_step
+
+    @property
+    def accepted_per_step(self) -> float | None:
+        return _ratio(self.num_accepted_draft_tokens, self.num_spec_steps)
+
+    @property
+    def acceptance_rate_per_pos(self) -> list[float]:
+        """At each position: accepted there over all rounds."""
+        return [accepted / self.num_spec_steps for accepted in self._accepted_at]
+
+    @property
+    def conditional_acceptance_rate(self) -> list[float | None]:
+        """At each position: accepted there over reached there (all before it accepted); None if never reached."""
+        return [_ratio(a, r) for a, r in zip(self._accepted_at, self._reached_at, strict=True)]
+
+    @property
+    def acceptance_histogram(self) -> list[int]:
+        """Rounds with exactly 0, 1, ... K accepted; the bonus token is not counted."""
+        if not self._accepted_at:
+            return []
+        at_least = [self.num_spec_steps, *self._accepted_at, 0]
+        return [at_least[j] - at_least[j + 1] for j in range(len(at_least) - 1)]
+
+    @property
+    def alpha(self) -> float | None:
+        """Mean over reached positions of sum_x min(p_target, p_draft) (Leviathan et al., arXiv 2211.17192, 3.1).
+
+        At temperature 0 of the match. None when sampling without the probabilities recorded.
+        """
+        return self._alpha_sum / self._alpha_positions if self._alpha_positions else None
+
+    def to_dict(self) -> dict[str, Any]:
+        names = (
+            "num_spec_steps num_draft_tokens num_accepted_draft_tokens num_spec_tokens draft_acceptance_rate "
+            "mean_acceptance_length accepted_per_step acceptance_rate_per_pos conditional_acceptance_rate "
+            "acceptance_histogram alpha num_cut_rounds num_empty_rounds"
+        )
+        return {name: getattr(self, name) for name in names.split()}
+
+
+def fold(events: Iterable[Event]) -> Iterator[GenerationResult]:
+    """One result per :class:`PromptEnded`, in order.
+
+    Generations that never ended are dropped, as are those whose beginning is missing.
+    """
+    unfinished: dict[tuple[str, str, int], tuple[Prefilled, list[Round]]] = {}
+    for event in events:
+        if isinstance(event, RunStarted):
+            unfinished.clear()
+        elif isinstance(event, Prefilled):
+            unfinished[_generation(event)] = (event, [])
+        elif isinstance(event, Round) and _generation(event) in unfinished:
+            unfinished[_generation(event)][1].append(event)
+        elif isinstance(event, PromptEnded) and _generation(event) in unfinished:
+            prefilled, rounds = unfinished.pop(_generation(event))
+            yield _result(prefilled, rounds, event)
+
+
+def _result(prefilled: Prefilled, rounds: Sequence[Round], ended: PromptEnded) -> GenerationResult:
+    result = GenerationResult(
+        generated_ids=[prefilled.first_token, *(token for round in rounds for token in round.emitted_tokens)],
+        per_token_latencies=[round.seconds for round in rounds],
+        total_time=prefilled.seconds + math.fsum(round.seconds for round in rounds),
+        peak_memory_mb=ended.peak_memory_bytes / BYTES_PER_MB,
+        time_to_first_token=prefilled.seconds,
+        prompt_id=prefilled.prompt_id,
+        decoder=prefilled.decoder,
+        repetition=prefilled.repetition,
+        finish_reason=ended.finish_reason,
+        num_prompt_tokens=prefilled.num_prompt_tokens,
+        prefill_target_seconds=prefilled.target_seconds,
+        prefill_draft_seconds=prefilled.draft_seconds,
+        rounds=tuple(rounds),
+    )
+    if prefilled.decoder == BASELINE:
+        return result
+    return dataclasses.replace(
+        result,
+        acceptance_rate=AcceptanceCounts.of(rounds, greedy=False).draft_acceptance_rate,
+        tokens_per_step=_ratio(result.num_decode_tokens, len(rounds)),
+        num_speculation_rounds=len(rounds),
+        draft_time_total_ms=1e3 * math.fsum(round.draft_seconds for round in rounds),
+        verify_time_total_ms=1e3 * math.fsum(round.verify_seconds for round in rounds),
+        sampling_time_total_ms=1e3 * math.fsum(round.sample_seconds for round in rounds),
+    )
+
+
+def _generation(event: Prefilled | Round | PromptEnded) -> tuple[str, str, int]:
+    return event.prompt_id, event.decoder, event.repetition
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    # Below a millisecond whole numbers say nothing.
+    return f"{seconds * 1e3:.0f}ms" if seconds >= 1e-3 else f"{seconds * 1e3:.2g}ms"
+
+
+def _known_fields(cls: type[Any], record: Mapping[str, Any], ignore: Iterable[str] = ()) -> dict[str, Any]:
+    fields = [f for f in dataclasses.fields(cls) if f.name not in ignore]
+    missing = [
+        f.name
+        for f in fields
+        if f.name not in record and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"not a {cls.__name__}: {', '.join(missing)} missing")
+    return {f.name: record[f.name] for f in fields if f.name in record}
+
+
+def _whole(name: str, value: Any) -> int | None:
+    if value is None and name == "K":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != math.floor(_finite(name, value)):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number")
+    return int(value)
+
+
+def _finite(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number")
+    return float(value) + 0.0  # -0.0 + 0.0 is 0.0: the two zeros are one temperature

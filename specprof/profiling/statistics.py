@@ -1,0 +1,129 @@
+"""Medians, intervals, outliers, drift: each with its reference. What is undefined is None."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Values = Sequence[float] | npt.NDArray[np.floating]
+Interval = tuple[float, float]
+Verdict = Literal["faster", "slower", "not distinguishable"]
+
+_RESAMPLED_AT_ONCE = 2_000_000
+"""Bounds the memory of the bootstrap: counts held at a time."""
+
+
+def median(values: Values) -> float | None:
+    return percentile(values, 50)
+
+
+def percentile(values: Values, q: float) -> float | None:
+    """Percentile q (0..100), linear between neighbours."""
+    return float(np.percentile(values, q)) if len(values) else None
+
+
+def ratio_of_rates(
+    numerators: Values,
+    denominators: Values,
+    *,
+    numerator_weights: Values | None = None,
+    denominator_weights: Values | None = None,
+) -> float | None:
+    """(sum numerators / sum of their weights) / (sum denominators / sum of their weights); no weights: sums."""
+    top, bottom, top_weights, bottom_weights = _paired(numerators, denominators, numerator_weights, denominator_weights)
+    if not top.size:
+        return None
+    return float(top.sum() / top_weights.sum() / (bottom.sum() / bottom_weights.sum()))
+
+
+def paired_bootstrap_ratio(
+    numerators: Values,
+    denominators: Values,
+    *,
+    numerator_weights: Values | None = None,
+    denominator_weights: Values | None = None,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Interval of :func:`ratio_of_rates` over all pairs; None with fewer than two.
+
+    Pairs (prompts) are resampled with replacement, both sides together, and the percentiles
+    of the resampled ratios are read off: Efron & Tibshirani, An Introduction to the Bootstrap
+    (1993), chapter 13. With few pairs the interval is somewhat too narrow.
+
+    Raises:
+        ValueError: lengths differ, or a value is not positive.
+    """
+    columns = np.stack(_paired(numerators, denominators, numerator_weights, denominator_weights), axis=1)
+    n = len(columns)
+    if n < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    ratios = []
+    for start in range(0, resamples, step := max(1, _RESAMPLED_AT_ONCE // n)):
+        # How often each pair was drawn: [resamples, n]; the sums are then one product.
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start))
+        top, bottom, top_weights, bottom_weights = (counts @ columns).T
+        ratios.append(top / top_weights / (bottom / bottom_weights))
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(np.concatenate(ratios), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def verdict(interval: Interval | None) -> Verdict | None:
+    """What an interval of a speedup says about 1."""
+    if interval is None:
+        return None
+    low, high = interval
+    if low > 1:
+        return "faster"
+    return "slower" if high < 1 else "not distinguishable"
+
+
+def modified_z_outliers(values: Values, threshold: float = 10.0) -> tuple[int, ...]:
+    """Indices of values more than ``threshold`` robust standard deviations from the median.
+
+    The deviation is 1.4826 times the median absolute deviation (Iglewicz & Hoaglin, How to Detect
+    and Handle Outliers, 1993); the threshold is hyperfine's. If more than half of the values
+    are equal there is no scale to judge by, and nothing is flagged.
+    """
+    if not len(values):
+        return ()
+    distances = np.abs(np.asarray(values, dtype=float) - np.median(values))
+    deviation = 1.4826 * float(np.median(distances))
+    if deviation == 0:
+        return ()
+    return tuple(int(index) for index in np.flatnonzero(distances > threshold * deviation))
+
+
+def drift(values: Values) -> float | None:
+    """Relative change of the median from the first to the second half of values in time order.
+
+    None with fewer than four values. A middle value belongs to neither half.
+    """
+    half = len(values) // 2
+    if half < 2:
+        return None
+    before, after = float(np.median(values[:half])), float(np.median(values[-half:]))
+    return after / before - 1 if before else None
+
+
+def _paired(
+    numerators: Values,
+    denominators: Values,
+    numerator_weights: Values | None,
+    denominator_weights: Values | None,
+) -> tuple[npt.NDArray[np.float64], ...]:
+    columns = tuple(
+        np.asarray([1.0] * len(numerators) if column is None else column, dtype=np.float64)
+        for column in (numerators, denominators, numerator_weights, denominator_weights)
+    )
+    if len({column.shape for column in columns}) != 1:
+        raise ValueError(f"pairs of different lengths: {[len(column) for column in columns]}")
+    if not all(np.all(np.isfinite(column) & (column > 0)) for column in columns):
+        raise ValueError("a ratio of rates needs positive, finite values")
+    return columns

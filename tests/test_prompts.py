@@ -1,0 +1,352 @@
+"""Prompts: the packaged ones, files of every kind, and what becomes of a text before it is decoded."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from specprof.data.prompts import DOMAINS, Prompt, PromptDataset, builtin, encode
+from specprof.errors import ResourceError, UsageError
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+BOS = 0
+
+
+def byte_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """A real tokenizer, one token a byte, that puts a beginning-of-sequence token in front as Llama's does."""
+    vocab = {"<s>": BOS} | {letter: 1 + i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, bos_token="<s>", chat_template=chat_template
+    )
+
+
+def raw_ids(text: str) -> list[int]:
+    ids: list[int] = byte_tokenizer().encode(text, add_special_tokens=False)
+    return ids
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# The packaged prompts
+
+
+def test_builtin_has_twelve_prompts_per_domain_with_ids_that_count() -> None:
+    dataset = builtin()
+    assert dataset.domains == DOMAINS
+    for domain in DOMAINS:
+        ids = [prompt.prompt_id for prompt in dataset.get_by_domain(domain)]
+        assert ids == [f"{domain}_{i:03d}" for i in range(12)]
+
+
+def test_builtin_texts_differ_and_end_in_no_white_space() -> None:
+    texts = [prompt.raw_text for prompt in builtin()]
+    assert len(set(texts)) == len(texts)
+    assert all(text == text.strip() for text in texts)
+
+
+def test_builtin_code_is_python_that_ends_in_a_docstring() -> None:
+    for prompt in builtin().get_by_domain("code"):
+        tree = ast.parse(prompt.raw_text)  # a docstring alone is a valid body
+        last = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)][-1]
+        assert ast.get_docstring(last), prompt.prompt_id
+        assert len(last.body) == 1 and prompt.raw_text.endswith('"""'), prompt.prompt_id
+
+
+def test_builtin_summarization_is_an_article_and_the_request() -> None:
+    for prompt in builtin().get_by_domain("summarization"):
+        article, request = prompt.raw_text.rsplit("\n\n", 1)
+        assert request == "Summarize the above article:"
+        assert 120 <= len(article.split()) <= 350, prompt.prompt_id
+
+
+def test_builtin_conversation_is_a_few_sentences() -> None:
+    for prompt in builtin().get_by_domain("conversation"):
+        assert "\n" not in prompt.raw_text
+        assert 15 <= len(prompt.raw_text.split()) <= 80, prompt.prompt_id
+
+
+def test_some_builtin_prompts_are_not_ascii() -> None:
+    assert 2 <= sum(not prompt.raw_text.isascii() for prompt in builtin()) <= 5
+
+
+# Choosing
+
+
+def test_take_goes_round_the_domains() -> None:
+    assert [prompt.prompt_id for prompt in builtin().take(5)] == [
+        "code_000",
+        "conversation_000",
+        "summarization_000",
+        "code_001",
+        "conversation_001",
+    ]
+    dozen = builtin().take(12)
+    assert [len(dozen.get_by_domain(domain)) for domain in DOMAINS] == [4, 4, 4]
+
+
+def test_take_goes_on_with_the_domains_that_have_prompts_left() -> None:
+    uneven = PromptDataset((Prompt("a", "x", "1"), Prompt("b", "y", "2"), Prompt("c", "y", "3"), Prompt("d", "y", "4")))
+    assert [prompt.prompt_id for prompt in uneven.take(3)] == ["a", "b", "c"]
+    assert len(uneven.take(99)) == 4
+
+
+@pytest.mark.parametrize("n", [0, -3])
+def test_take_refuses_nothing(n: int) -> None:
+    with pytest.raises(UsageError, match="prompts were asked for"):
+        builtin().take(n)
+
+
+def test_an_unknown_domain_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="'poetry'") as caught:
+        builtin().get_by_domain("poetry")
+    assert "code, conversation, summarization" in caught.value.hint
+
+
+def test_get_all_and_iteration_agree() -> None:
+    dataset = builtin()
+    assert dataset.get_all() == list(dataset) == list(dataset.prompts)
+    assert len(dataset) == 36
+
+
+# Statistics
+
+
+def test_print_stats_is_the_table_of_token_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = PromptDataset(
+        (
+            Prompt("a", "code", "x", 34),
+            Prompt("b", "code", "x", 213),
+            Prompt("c", "conversation", "x", 10),
+            Prompt("d", "summarization", "x", 132),
+            Prompt("e", "summarization", "x", 187),
+            Prompt("f", "summarization", "x", 187),
+        )
+    )
+    expected = (
+        "domain                  n    min    mean    max\n"
+        "-----------------------------------------------\n"
+        "code                    2     34   123.5    213\n"
+        "conversation            1     10    10.0     10\n"
+        "summarization           3    132   168.7    187\n"
+    )
+    dataset.print_stats()
+    assert capsys.readouterr().out == expected
+    file = io.StringIO()
+    dataset.print_stats(file=file)
+    assert file.getvalue() == expected
+
+
+def test_print_stats_shows_a_dash_for_counts_nobody_made() -> None:
+    file = io.StringIO()
+    PromptDataset((Prompt("a", "code", "x"), Prompt("b", "code", "x", 5))).print_stats(file)
+    assert file.getvalue().splitlines()[-1] == "code                    2      -       -      -"
+
+
+def test_token_counts_are_those_of_the_encoded_prompt() -> None:
+    dataset = PromptDataset((Prompt("a", "code", "abc\n"), Prompt("b", "conversation", "hi")))
+    counted = dataset.with_token_counts(byte_tokenizer(CHAT_TEMPLATE))
+    assert [prompt.token_count for prompt in counted] == [1 + 3, 1 + len("[user]hi[assistant]")]
+    plain = dataset.with_token_counts(byte_tokenizer(CHAT_TEMPLATE), chat_template="off")
+    assert [prompt.token_count for prompt in plain] == [1 + 3, 1 + 2]
+
+
+# Encoding
+
+
+@pytest.mark.parametrize("domain", ["code", "custom", "legal"])
+def test_code_and_own_domains_are_encoded_as_they_stand(domain: str) -> None:
+    prompt = Prompt("a", domain, "def f():")
+    assert encode(prompt, byte_tokenizer(CHAT_TEMPLATE)) == [BOS, *raw_ids("def f():")]
+
+
+@pytest.mark.parametrize("domain", ["conversation", "summarization"])
+def test_chat_domains_go_through_the_template_with_one_bos(domain: str) -> None:
+    ids = encode(Prompt("a", domain, "hi"), byte_tokenizer(CHAT_TEMPLATE))
+    assert ids == [BOS, *raw_ids("[user]hi[assistant]")]
+
+
+def test_the_template_can_be_left_out_and_need_not_exist() -> None:
+    prompt = Prompt("a", "conversation", "hi")
+    expected = [BOS, *raw_ids("hi")]
+    assert encode(prompt, byte_tokenizer(CHAT_TEMPLATE), chat_template="off") == expected
+    assert encode(prompt, byte_tokenizer()) == expected
+
+
+@pytest.mark.parametrize("domain", ["code", "conversation"])
+def test_trailing_white_space_is_not_encoded(domain: str) -> None:
+    tokenizer = byte_tokenizer(CHAT_TEMPLATE)
+    bare = encode(Prompt("a", domain, "  x = 1"), tokenizer)
+    assert encode(Prompt("a", domain, "  x = 1 \n\n    "), tokenizer) == bare
+    assert bare != encode(Prompt("a", domain, "x = 1"), tokenizer), "leading white space belongs to the prompt"
+
+
+def test_a_prompt_without_text_is_refused_when_encoded() -> None:
+    with pytest.raises(UsageError, match="'a' holds no text"):
+        encode(Prompt("a", "code", " \n"), byte_tokenizer())
+
+
+def test_a_template_that_fails_is_the_users_to_switch_off() -> None:
+    tokenizer = byte_tokenizer("{{ raise_exception('a system message is needed') }}")
+    with pytest.raises(UsageError, match="a system message is needed") as caught:
+        encode(Prompt("a", "conversation", "hi"), tokenizer)
+    assert "--chat-template off" in caught.value.hint
+
+
+# Saving and loading
+
+
+def test_a_saved_file_loads_as_the_same_prompts(tmp_path: Path) -> None:
+    dataset = builtin().with_token_counts(byte_tokenizer())
+    path = tmp_path / "prompts.json"
+    dataset.save(path)
+    assert PromptDataset.load(path) == dataset
+    record = json.loads(path.read_text(encoding="utf-8"))[0]
+    assert list(record) == ["prompt_id", "domain", "raw_text", "token_count"]
+    assert [file.name for file in tmp_path.iterdir()] == ["prompts.json"]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1, max_size=5))
+def test_any_text_survives_saving(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    path = tmp_path_factory.mktemp("saved") / "prompts.json"
+    dataset = PromptDataset(tuple(Prompt(f"p{i}", "custom", text) for i, text in enumerate(texts)))
+    dataset.save(path)
+    assert PromptDataset.load(path) == dataset
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "prompts.json", "the old file")
+
+    def disk_full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", disk_full)
+    with pytest.raises(ResourceError, match="No space left on device"):
+        builtin().save(path)
+    assert path.read_text() == "the old file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saving_where_there_is_no_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="No such file or directory"):
+        builtin().save(tmp_path / "missing" / "prompts.json")
+
+
+def test_saving_to_a_device_writes_to_it() -> None:
+    builtin().save("/dev/null")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_json_may_hold_texts_and_objects_of_several_kinds(tmp_path: Path) -> None:
+    items = ["one", {"prompt": "two"}, {"text": "three", "domain": "code"}, {"raw_text": "four", "prompt_id": "mine"}]
+    path = written(tmp_path, "own.json", json.dumps(items))
+    assert PromptDataset.load(path).get_all() == [
+        Prompt("custom_000", "custom", "one"),
+        Prompt("custom_001", "custom", "two"),
+        Prompt("code_000", "code", "three"),
+        Prompt("mine", "custom", "four"),
+    ]
+
+
+def test_json_lines_may_have_blank_lines_and_line_separators_in_texts(tmp_path: Path) -> None:
+    path = written(tmp_path, "own.jsonl", '{"prompt": "a\u2028b"}\r\n\n"c"\n')
+    assert [prompt.raw_text for prompt in PromptDataset.load(path)] == ["a\u2028b", "c"]
+
+
+def test_plain_text_is_one_prompt(tmp_path: Path) -> None:
+    path = written(tmp_path, "own.txt", 'first line\n["second"]\n')
+    assert PromptDataset.load(path).get_all() == [Prompt("custom_000", "custom", 'first line\n["second"]\n')]
+
+
+@pytest.mark.parametrize("name", ["own.json", "own.txt"])
+def test_a_byte_order_mark_is_not_part_of_the_prompt(tmp_path: Path, name: str) -> None:
+    content = '["x"]' if name.endswith("json") else "x"
+    (prompt,) = PromptDataset.load(written(tmp_path, name, b"\xef\xbb\xbf" + content.encode()))
+    assert prompt.raw_text == "x"
+
+
+BAD_FILES = {
+    "empty": ("own.json", b"", "own.json is empty"),
+    "white space only": ("own.txt", b" \n\t\n", "own.txt is empty"),
+    "not UTF-8": ("own.txt", b"caf\xe9 au lait", r"not UTF-8: byte 3 \(0xe9\)"),
+    "not UTF-8 after a mark": ("own.txt", b"\xef\xbb\xbfa\xff", r"not UTF-8: byte 4 \(0xff\)"),
+    "no prompt": ("own.json", b"[]", "there is no prompt"),
+    "torn JSON": ("own.json", b'["a",\n "b', "not valid JSON at line 2, column 2"),
+    "torn JSON line": ("own.jsonl", b'"a"\n{"text": }\n', "line 2: not valid JSON at column 10"),
+    "JSON too deep": ("own.json", b"[" * 100_000, "JSON that can't be read"),
+    "number too long": ("own.json", b"[" + b"9" * 5000 + b"]", "JSON that can't be read"),
+    "an object": ("own.json", b'{"prompts": ["a"]}', "the top of the file is an object, not a list"),
+    "a number among the prompts": ("own.json", b'["a", 3]', "item 2: a prompt can't be a number"),
+    "null among the prompts": ("own.jsonl", b'"a"\n\nnull', "line 3: a prompt can't be null"),
+    "no text": ("own.json", b'[{"prompt_id": "a"}]', "item 1: none of the keys raw_text, prompt, text is there"),
+    "text of a wrong type": ("own.json", b'[{"text": ["a"]}]', "item 1: text is a list, not a text"),
+    "text that is null": ("own.json", b'[{"raw_text": null}]', "item 1: raw_text is null, not a text"),
+    "id of a wrong type": ("own.json", b'[{"text": "a", "prompt_id": 7}]', "prompt_id is a number"),
+    "domain of a wrong type": ("own.json", b'[{"text": "a", "domain": true}]', "domain is true or false"),
+    "blank domain": ("own.json", b'[{"text": "a", "domain": " "}]', "domain ' ' is blank"),
+    "escape sequence in an id": ("own.json", b'[{"text": "a", "prompt_id": "\\u001b[31m"}]', "not printable"),
+    "token count of a wrong type": ("own.json", b'[{"text": "a", "token_count": true}]', "token_count is not a whole"),
+    "negative token count": ("own.json", b'[{"text": "a", "token_count": -1}]', "token_count is not a whole"),
+    "blank prompt": ("own.json", b'["a", " \\n"]', "item 2: the prompt holds nothing but white space"),
+    "half a character": ("own.json", b'["a\\ud83d"]', r"item 1: character 1 \(U\+D83D\) is half of a surrogate pair"),
+    "an id twice": ("own.json", b'[{"text": "a", "prompt_id": "x"}, {"text": "b", "prompt_id": "x"}]', "'x' occurs 2"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_file_that_holds_no_prompts_is_refused_with_the_place(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = written(tmp_path, name, content)
+    with pytest.raises(UsageError, match=message) as caught:
+        PromptDataset.load(path)
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_missing_file_and_a_directory_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"{tmp_path}/none.json does not exist")):
+        PromptDataset.load(tmp_path / "none.json")
+    with pytest.raises(UsageError, match="is a directory"):
+        PromptDataset.load(tmp_path)
+
+
+def test_texts_become_custom_prompts() -> None:
+    dataset = PromptDataset.from_texts(["hello", "hello\n"])
+    assert dataset.get_all() == [Prompt("custom_000", "custom", "hello"), Prompt("custom_001", "custom", "hello\n")]
+    with pytest.raises(UsageError, match="nothing but white space"):
+        PromptDataset.from_texts(["hello", "\n \n"])
+    with pytest.raises(UsageError, match="there is no prompt"):
+        PromptDataset.from_texts([])
+
+
+def test_a_stream_is_one_prompt() -> None:
+    stream = io.BytesIO("\ufefffirst\nsecond é\n".encode())
+    assert PromptDataset.read(stream).get_all() == [Prompt("custom_000", "custom", "first\nsecond é\n")]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"), [(b"", "standard input is empty"), (b"a\xff", "standard input is not UTF-8: byte 1")]
+)
+def test_a_stream_without_a_prompt_is_refused(raw: bytes, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PromptDataset.read(io.BytesIO(raw))
