@@ -47,7 +47,7 @@ bench: $(INSTALLED) ## Measure against Hugging Face generate, and what measuring
 wheel: $(INSTALLED) ## Build the wheel into dist/ and check that it is complete and works alone
 	@rm -rf dist/specprof-*
 	@$(BIN)/python -m build --outdir dist .
-	@$(BIN)/python -m pytest tests/test_packaging.py --wheel dist/specprof-*.whl $(ARGS)
+	@$(BIN)/python -m pytest tests/test_packaging.py --wheel="$$(echo dist/specprof-*.whl)" $(ARGS)
 
 clean: ## Remove caches and what was built
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

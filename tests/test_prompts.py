@@ -344,8 +344,24 @@ def test_a_stream_is_one_prompt() -> None:
     assert PromptDataset.read(stream).get_all() == [Prompt("custom_000", "custom", "first\nsecond é\n")]
 
 
+@pytest.mark.parametrize("raw", ["[1, 2, 3]", "{x: 1}", '"quoted"', "[see below] and go on"])
+def test_a_stream_that_looks_little_like_json_is_text(raw: str) -> None:
+    assert [prompt.raw_text for prompt in PromptDataset.read(io.BytesIO(raw.encode()))] == [raw]
+
+
+@pytest.mark.parametrize("raw", ['["a", {"text": "b"}]', '\n{"text": "a"}\n{"text": "b"}\n'])
+def test_a_stream_may_be_json_or_json_lines(raw: str) -> None:
+    assert [prompt.raw_text for prompt in PromptDataset.read(io.BytesIO(raw.encode()))] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
-    ("raw", "message"), [(b"", "standard input is empty"), (b"a\xff", "standard input is not UTF-8: byte 1")]
+    ("raw", "message"),
+    [
+        (b"", "standard input is empty"),
+        (b"a\xff", "standard input is not UTF-8: byte 1"),
+        (b'["a", "b', "standard input: not valid JSON at line 1, column 7"),
+        (b'{"text": "a"}\n{"tex', "standard input: line 2: not valid JSON at column 2"),
+    ],
 )
 def test_a_stream_without_a_prompt_is_refused(raw: bytes, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import statistics
 import sys
 from collections import Counter
@@ -30,6 +31,9 @@ CUSTOM_DOMAIN = "custom"
 _CHAT_DOMAINS = frozenset({"conversation", "summarization"})
 _TEXT_KEYS = ("raw_text", "prompt", "text")
 _SCHEMA_HINT = 'write a list of texts, or of objects such as {"prompt_id": "a", "domain": "code", "raw_text": "..."}'
+
+_JSON_LIST = re.compile(r'\s*\[\s*["{]')
+_JSON_OBJECT = re.compile(r'\s*\{\s*"')
 
 ChatTemplate = Literal["auto", "off"]
 
@@ -64,26 +68,6 @@ class PromptDataset:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> PromptDataset:
-        """Each text as a prompt of the domain ``custom``.
-
-        Raises:
-            UsageError: one of them holds nothing but white space, or can't be written as UTF-8.
-        """
-        return cls(
-            tuple(_checked(Prompt(f"{CUSTOM_DOMAIN}_{i:03d}", CUSTOM_DOMAIN, text)) for i, text in enumerate(texts))
-        )
-
-    @classmethod
-    def read(cls, stream: BinaryIO, *, name: str = "standard input") -> PromptDataset:
-        """All that comes from a stream, as one prompt in plain text.
-
-        Raises:
-            UsageError: nothing comes, or it isn't UTF-8.
-        """
-        return cls.from_texts([_decoded(stream.read(), name)])
-
-    @classmethod
-    def from_texts(cls, texts: Sequence[str]) -> PromptDataset:
         """Each text as one prompt of the domain ``custom``.
 
         Raises:
@@ -93,16 +77,16 @@ class PromptDataset:
 
     @classmethod
     def read(cls, stream: BinaryIO) -> PromptDataset:
-        """Prompts of a pipe: JSON or JSON Lines if it is either, else the whole text as one prompt.
+        """Prompts of a pipe, which has no suffix: JSON or JSON Lines if it begins like a list of texts or objects
+        or like an object, else the whole text as one prompt.
 
         Raises:
-            UsageError: it is empty or not UTF-8.
+            UsageError: it is empty, isn't UTF-8, or begins like JSON and isn't; the message says where.
         """
-        text = _decoded(stream.read(), "standard input")
-        for items in (_json_items, _json_lines_items):
-            with contextlib.suppress(UsageError):
-                return cls(_from_items(items(text)))
-        return cls.from_text(text)
+        name = "standard input"
+        text = _decoded(stream.read(), name)
+        suffix = ".json" if _JSON_LIST.match(text) else ".jsonl" if _JSON_OBJECT.match(text) else ""
+        return cls._parse(text, suffix, name)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PromptDataset:
@@ -116,9 +100,12 @@ class PromptDataset:
             UsageError: the file can't be read, isn't UTF-8, or doesn't hold prompts; the message says where.
         """
         path = Path(path)
-        text = _read_text(path)
+        return cls._parse(_read_text(path), path.suffix.lower(), str(path))
+
+    @classmethod
+    def _parse(cls, text: str, suffix: str, name: str) -> PromptDataset:
         try:
-            match path.suffix.lower():
+            match suffix:
                 case ".json":
                     return cls(_from_items(_json_items(text)))
                 case ".jsonl" | ".ndjson":
@@ -126,7 +113,7 @@ class PromptDataset:
                 case _:
                     return cls.from_texts([text])
         except UsageError as error:
-            raise UsageError(f"{path}: {error.message}", error.hint) from error
+            raise UsageError(f"{name}: {error.message}", error.hint) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prompts as a JSON list that :meth:`load` reads back; the file appears whole or not at all.

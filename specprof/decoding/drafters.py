@@ -71,7 +71,7 @@ class DraftModel:
         self._sampling = request.sampling
         self._keep_probs = detail or not request.sampling.greedy
         self._generator = random_stream(model.device, "draft", request.seed, request.prompt_id, request.repetition)
-        self._context = list(request.prompt_ids)
+        self._context = self._known(request.prompt_ids)
         self._cache: KVCache = model.new_cache(request.num_positions)
         model.extend(torch.tensor(self._context, device=model.device), self._cache)
 
@@ -104,7 +104,13 @@ class DraftModel:
         # What the cache holds beyond the old context are drafted tokens; the last emitted token is never among them.
         valid = len(self._context) + len(tokens) - 1
         self._cache.truncate(min(self._cache.length, valid))
-        self._context.extend(tokens)
+        self._context.extend(self._known(tokens))
+
+    def _known(self, tokens: Sequence[int]) -> list[int]:
+        # The target can emit a padding row that the draft lacks. Any token may stand in for it: what the draft
+        # makes of the context is its own affair, as long as it says which law it drew from.
+        last = self.model.vocab_size - 1
+        return [min(token, last) for token in tokens]
 
 
 class NGramLookup:

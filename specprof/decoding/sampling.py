@@ -11,6 +11,9 @@ from torch import Tensor
 
 from specprof.errors import UsageError
 
+MIN_TEMPERATURE = 1e-30
+"""Logits divided by less overflow float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -29,7 +32,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(f"temperature {self.temperature} is not a number >= 0", "0 is greedy, 1 is the model's own")
+            raise UsageError(
+                f"temperature {self.temperature} is not a number >= 0", "0 is greedy, 1 is the model's own"
+            )
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise UsageError(f"temperature {self.temperature} is too small to divide by", "0 is greedy")
         if self.top_k < 0:
             raise UsageError(f"top-k {self.top_k} is negative", "0 keeps every token")
         if not 0 < self.top_p <= 1:

@@ -74,13 +74,14 @@ class SpeculativeDecoder:
         memory.start()
 
         clock.start()
-        logits = target.extend(torch.tensor(request.prompt_ids, device=device), cache)
-        clock.mark()
+        # First, because it too refuses what doesn't fit its context.
         drafter.start(request, detail=self.detail)
+        clock.mark()
+        logits = target.extend(torch.tensor(request.prompt_ids, device=device), cache)
         clock.mark()
         token = judge.first_token(logits)
         drafter.observe((token,))
-        (target_seconds, draft_seconds), rest = clock.finish()
+        (draft_seconds, target_seconds), rest = clock.finish()
         yield Prefilled(*key, len(request.prompt_ids), token, target_seconds, draft_seconds, rest)
 
         num_generated, index = 1, 0

@@ -44,7 +44,7 @@ def compare_vocabularies(
             f"{draft.get(first)!r} in the draft, {target.get(first)!r} in the target"
         )
         return VocabularyVerdict("different", draft_size, target_size, 0, reason)
-    if len(draft) == len(target) and draft_size == target_size:
+    if draft == target and draft_size == target_size:
         return VocabularyVerdict("identical", draft_size, target_size, target_size, f"{len(target)} tokens, all equal")
     shared = min(draft_size, target_size)
     reason = f"{len(common)} tokens are equal; {draft_size} rows in the draft's head, {target_size} in the target's"

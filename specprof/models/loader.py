@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 DTYPES = ("float16", "bfloat16", "float32", "int4")
 
 _ALIASES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "nf4": "int4"}
-# One 32-bit scale for every block of 64 four-bit weights.
-_INT4_BYTES = 0.5 + 4 / 64
+# One 32-bit scale for every block of four-bit weights.
+_INT4_BLOCK = 64
+_INT4_BYTES = 0.5 + 4 / _INT4_BLOCK
 # bitsandbytes leaves the token tables and the output head unquantised.
 _NOT_QUANTISED = ("embed", "lm_head", "wte", "wpe")
 
@@ -159,11 +160,13 @@ def memory_needed(directory: Path, dtype: str, device: str | torch.device) -> in
 def bytes_for(shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: str, device: str | torch.device) -> int:
     """Bytes that parameters of these names and shapes take in ``dtype`` on ``device``."""
     plain = compute_dtype(dtype, device).itemsize
-    quantise = canonical_dtype(dtype) == "int4"
+    int4 = canonical_dtype(dtype) == "int4"
     total = 0.0
     for name, shape in shapes:
-        is_matrix = len(shape) == 2 and not any(part in name for part in _NOT_QUANTISED)
-        total += math.prod(shape) * (_INT4_BYTES if quantise and is_matrix else plain)
+        quantised = int4 and len(shape) == 2 and not any(part in name for part in _NOT_QUANTISED)
+        if quantised and _is_ragged(shape[1], device):
+            quantised = False
+        total += math.prod(shape) * (_INT4_BYTES if quantised else plain)
     return math.ceil(total)
 
 
@@ -338,7 +341,7 @@ def _load_weights(
     if dtype == "float16" and compute is torch.float32:
         _log.info("%s: float16 weights compute in float32 on the CPU", model_id)
     if dtype == "int4":
-        options["quantization_config"] = quantization_config(compute)
+        options["quantization_config"] = _quantization_of(config, model_id, compute, device, trust_remote_code)
     if dtype == "int4" or device.type != "cpu":
         options["device_map"] = {"": device}
     try:
@@ -397,17 +400,61 @@ def _check_report(report: dict[str, Any], model_id: str) -> None:
         _log.warning("%s: its config.json has no place for %d tensors (%s)", model_id, len(unexpected), unexpected[0])
 
 
-def quantization_config(compute: torch.dtype) -> Any:
-    """bitsandbytes NF4 weights that are expanded to ``compute`` for every product."""
+def _quantization_of(
+    config: Any, model_id: str, compute: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> Any:
+    import torch
     import transformers
 
+    auto: Any = transformers.AutoModelForCausalLM
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            outline = auto.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a damaged configuration fails in ways as various as its fields
+        raise UnavailableError(
+            f"transformers can't build {model_id} from its config.json: {_reason(error)}",
+            "compare it with the original model's",
+        ) from error
+    return quantization_config(outline, compute, device)
+
+
+def quantization_config(model: Any, compute: torch.dtype, device: torch.device) -> Any:
+    """bitsandbytes NF4 weights that are expanded to ``compute`` for every product.
+
+    What stays unquantised of ``model`` (whose weights may be on the meta device): its output head, tied
+    matrices, and on the CPU every matrix whose rows are no multiple of a block.
+    """
+    import transformers
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    ragged = [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and _is_ragged(_row_length(module), device)
+    ]
+    if ragged:
+        _log.info("%d matrices stay in %s: bitsandbytes would expand them wrongly on the CPU", len(ragged), compute)
     config: Any = transformers.BitsAndBytesConfig
     return config(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=compute,
         bnb_4bit_use_double_quant=False,
+        llm_int8_skip_modules=[*get_keys_to_not_convert(model), *ragged],
     )
+
+
+def _row_length(module: Any) -> int:
+    # Conv1D, GPT-2's linear, keeps its matrix transposed and is turned before it is quantised.
+    return int(module.in_features if hasattr(module, "in_features") else module.weight.shape[0])
+
+
+def _is_ragged(row_length: int, device: str | torch.device) -> bool:
+    """On the CPU bitsandbytes (0.50.2) quantises a matrix as one run of blocks, but expands it as if each row began
+    a new one: wrong weights wherever rows are no multiple of a block. CUDA is right."""
+    import torch
+
+    return torch.device(device).type == "cpu" and row_length % _INT4_BLOCK != 0
 
 
 def keep_int4_layout(model: Any) -> None:

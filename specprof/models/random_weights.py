@@ -88,7 +88,7 @@ def random_model(
         shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
         require_memory(bytes_for(shapes, dtype, device), device, f"{model_id} in {dtype}")
         if dtype == "int4":
-            _replace_linears(model, compute)
+            _replace_linears(model, compute, device)
         _fill(model, compute, device, seed)
     if dtype == "float16" and device.type == "cpu":
         _log.info("%s: float16 weights compute in float32 on the CPU", model_id)
@@ -120,13 +120,12 @@ def _empty_model(config: dict[str, Any], model_id: str, compute: torch.dtype) ->
     return model
 
 
-def _replace_linears(model: Any, compute: torch.dtype) -> None:
+def _replace_linears(model: Any, compute: torch.dtype, device: torch.device) -> None:
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
-    from transformers.quantizers.base import get_keys_to_not_convert
 
-    quantization = quantization_config(compute)
+    quantization = quantization_config(model, compute, device)
     replace_with_bnb_linear(
-        model, modules_to_not_convert=get_keys_to_not_convert(model), quantization_config=quantization
+        model, modules_to_not_convert=quantization.llm_int8_skip_modules, quantization_config=quantization
     )
     model.config.quantization_config = quantization
     model.is_loaded_in_4bit = True

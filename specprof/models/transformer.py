@@ -51,6 +51,9 @@ def unsupported(model: Any) -> str | None:
         return "the weights are quantised"
     if len({p.device for p in model.parameters()}) != 1 or getattr(model, "hf_device_map", None):
         return "the weights are on several devices"
+    replaced = sorted({type(m).__name__ for m in model.modules() if _has_matrix(m) and type(m) not in _plain_layers()})
+    if replaced:
+        return f"layers were replaced by {', '.join(replaced)}"
     if kind == "gpt2":
         odd = config.scale_attn_by_inverse_layer_idx or config.reorder_and_upcast_attn or not config.scale_attn_weights
         if odd or config.add_cross_attention or config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
@@ -62,6 +65,18 @@ def unsupported(model: Any) -> str | None:
     if config.hidden_act not in ("silu", "swish"):
         return f"activation {config.hidden_act!r}"
     return None
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() == 2
+
+
+def _plain_layers() -> tuple[type[nn.Module], ...]:
+    """What our forward reads only the weights of; an adapter or a quantised layer does more with its own."""
+    from transformers.pytorch_utils import Conv1D
+
+    return nn.Linear, nn.Embedding, Conv1D
 
 
 def own_forward(model: Any, *, measure_linear: bool = True) -> Forward:

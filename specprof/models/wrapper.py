@@ -70,6 +70,7 @@ class ModelWrapper:
         self.check_context(capacity)
         return KVCache(self._forward.new_slab(capacity))
 
+    @torch.inference_mode()
     def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1) -> Tensor:
         """Append ``ids [q]`` to ``cache`` in place; logits ``[num_logits, vocab]`` after the last of them."""
         if cache.length + ids.shape[0] > cache.capacity:

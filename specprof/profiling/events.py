@@ -128,7 +128,7 @@ def from_json_line(line: str) -> Event:
     record = json.loads(line)
     try:
         cls = _BY_NAME[record.pop("event")]
-        values = {key: tuple(value) if key in _TUPLES else value for key, value in record.items()}
+        values: dict[str, Any] = {key: tuple(value) if key in _TUPLES else value for key, value in record.items()}
         return cls(**values)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not an event: {line[:80]!r}") from error

@@ -1,0 +1,268 @@
+"""Greedy decoding is the target's own, whatever is drafted: token for token, and round for round as Hugging Face's."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from specprof.decoding.autoregressive import AutoregressiveDecoder
+from specprof.decoding.drafters import Drafter, DraftModel, NGramLookup
+from specprof.decoding.speculative import SpeculativeDecoder
+from specprof.models.loader import quiet_transformers
+from specprof.models.wrapper import ModelWrapper
+from specprof.profiling.metrics import GenerationResult
+from tiny_models import FAMILIES
+
+NEW_TOKENS = 24
+NO_STOP: frozenset[int] = frozenset()
+TARGETS = ("gpt2", "llama", "phi3", "mistral", "gpt_neox")
+DRAFTERS = ("unrelated", "equal", "perturbed", "ngram")
+EXACT = [torch.float64, torch.float32]
+LOW = [torch.bfloat16, torch.float16]
+VOCAB = {torch.float64: 61, torch.float32: 61, torch.bfloat16: 2048, torch.float16: 2048}
+"""Few tokens, so that unrelated models sometimes agree; many, so that two of them are sometimes as good as equal."""
+
+torch.set_num_threads(1)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+PROMPTS = (
+    tuple(random.Random(0).choices(range(61), k=7)),
+    (3, 4, 5, 6) * 4,  # longer than Mistral's and Phi-3's window of 8, and it repeats itself
+)
+
+
+@functools.cache
+def model(family: str, dtype: torch.dtype, seed: int = 0) -> Any:
+    model = copy.deepcopy(FAMILIES[family](seed=seed, vocab_size=VOCAB[dtype])).to(dtype)
+    model.generation_config.eos_token_id = None
+    # Or Hugging Face would hide every token of that id in a prompt from attention.
+    model.generation_config.pad_token_id = None
+    return model
+
+
+@functools.cache
+def perturbed(family: str, dtype: torch.dtype) -> Any:
+    """The same model with noise on every matrix: it is often right and often wrong."""
+    noisy = copy.deepcopy(model(family, dtype))
+    generator = torch.Generator().manual_seed(3)
+    for parameter in noisy.parameters():
+        if parameter.dim() == 2:
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_((0.05 * parameter.double().std() * noise).to(dtype))
+    return noisy
+
+
+@functools.cache
+def wrapper(family: str, dtype: torch.dtype, which: str = "target") -> ModelWrapper:
+    source = {
+        "target": lambda: copy.deepcopy(model(family, dtype)),
+        "unrelated": lambda: copy.deepcopy(model(family, dtype, seed=9)),
+        "perturbed": lambda: copy.deepcopy(perturbed(family, dtype)),
+    }[which]
+    return ModelWrapper(source())
+
+
+def drafter(kind: str, family: str, dtype: torch.dtype) -> Drafter:
+    target = wrapper(family, dtype)
+    if kind == "ngram":
+        return NGramLookup(VOCAB[dtype], target.device)
+    return DraftModel(target if kind == "equal" else wrapper(family, dtype, kind))
+
+
+@functools.cache
+def autoregressive(family: str, dtype: torch.dtype, prompt: tuple[int, ...]) -> list[int]:
+    decoder = AutoregressiveDecoder(wrapper(family, dtype))
+    return decoder.generate(prompt, NEW_TOKENS, stop_ids=NO_STOP).generated_ids
+
+
+def speculative(kind: str, family: str, dtype: torch.dtype, prompt: tuple[int, ...], k: int) -> GenerationResult:
+    decoder = SpeculativeDecoder(wrapper(family, dtype), drafter(kind, family, dtype), k)
+    return decoder.generate(prompt, NEW_TOKENS, stop_ids=NO_STOP)
+
+
+def drafted_and_accepted(results: Sequence[GenerationResult]) -> tuple[int, int]:
+    rounds = [round for result in results for round in result.rounds]
+    return sum(len(round.draft_tokens) for round in rounds), sum(round.num_accepted for round in rounds)
+
+
+# --- exact
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=["random", "repeating"])
+@pytest.mark.parametrize("dtype", EXACT, ids=name_of)
+@pytest.mark.parametrize("family", TARGETS)
+def test_autoregressive_is_hugging_faces_generate(family: str, dtype: torch.dtype, prompt: tuple[int, ...]) -> None:
+    with quiet_transformers(), torch.inference_mode():
+        expected = model(family, dtype).generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False)
+    assert autoregressive(family, dtype, prompt) == expected[0, len(prompt) :].tolist()
+    assert len(set(autoregressive(family, dtype, prompt))) > 2  # a text, not one token for ever
+
+
+@pytest.mark.parametrize("kind", DRAFTERS)
+@pytest.mark.parametrize("dtype", EXACT, ids=name_of)
+@pytest.mark.parametrize("family", TARGETS)
+def test_speculative_is_autoregressive(family: str, dtype: torch.dtype, kind: str) -> None:
+    results = []
+    for prompt in PROMPTS:
+        for k in range(1, 9):
+            result = speculative(kind, family, dtype, prompt, k)
+            assert result.generated_ids == autoregressive(family, dtype, prompt), f"k={k}"
+            results.append(result)
+    drafted, accepted = drafted_and_accepted(results)
+    rejected = drafted - accepted
+    if kind == "equal":
+        assert drafted == accepted > 0
+    elif kind == "unrelated":
+        assert rejected > 0.8 * drafted > 0
+    else:
+        assert drafted > 0 and accepted > 0 and rejected > 0
+
+
+def test_every_number_of_acceptances_occurred() -> None:
+    """The runs above roll back by every distance, from nothing to all K."""
+    counts = {
+        (len(round.draft_tokens), round.num_accepted)
+        for prompt in PROMPTS
+        for family in TARGETS
+        for round in speculative("perturbed", family, torch.float64, prompt, 4).rounds
+    }
+    assert {(4, accepted) for accepted in range(5)} <= counts
+
+
+# --- Hugging Face's assisted generation
+
+
+@contextmanager
+def assisted_rounds() -> Iterator[list[tuple[int, int]]]:
+    """(drafted, accepted) of every round of Hugging Face's assisted generation, which reports nothing itself."""
+    from transformers import GenerationMixin
+
+    rounds: list[tuple[int, int]] = []
+    original = GenerationMixin._get_candidate_generator
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        generator = original(self, *args, **kwargs)
+        get, update = generator.get_candidates, generator.update_candidate_strategy
+        drafted = 0
+
+        def get_candidates(input_ids: Tensor, **more: Any) -> Any:
+            nonlocal drafted
+            candidates = get(input_ids, **more)
+            drafted = candidates[0].shape[1] - input_ids.shape[1]
+            return candidates
+
+        def update_candidate_strategy(input_ids: Tensor, scores: Tensor, num_matches: Any) -> Any:
+            rounds.append((drafted, int(num_matches)))
+            return update(input_ids, scores, num_matches)
+
+        generator.get_candidates, generator.update_candidate_strategy = get_candidates, update_candidate_strategy
+        return generator
+
+    GenerationMixin._get_candidate_generator = watched
+    try:
+        yield rounds
+    finally:
+        GenerationMixin._get_candidate_generator = original
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 7])
+@pytest.mark.parametrize("kind", ["unrelated", "equal", "perturbed"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_rounds_are_hugging_faces_assisted_generation(family: str, kind: str, k: int) -> None:
+    """Drafted and accepted of every round, with the same k, no confidence threshold and no end of text."""
+    dtype, prompt = torch.float64, PROMPTS[0]
+    result = speculative(kind, family, dtype, prompt, k)
+    ours = [(len(round.draft_tokens), round.num_accepted) for round in result.rounds]
+
+    drafts = {"unrelated": lambda: model(family, dtype, seed=9), "perturbed": lambda: perturbed(family, dtype)}
+    draft = copy.deepcopy(drafts.get(kind, lambda: model(family, dtype))())
+    draft.generation_config.update(
+        num_assistant_tokens=k, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
+    )
+    # Its first round drafts right behind the prompt, ours behind the first token: that is its prompt's last.
+    begun = torch.tensor([[*prompt, result.generated_ids[0]]])
+    with quiet_transformers(), torch.inference_mode(), assisted_rounds() as theirs:
+        text = model(family, dtype).generate(
+            begun, assistant_model=draft, max_new_tokens=NEW_TOKENS - 1, do_sample=False
+        )
+    assert text[0, len(prompt) :].tolist() == result.generated_ids
+    assert ours == theirs
+    assert len(ours) > 2
+
+
+# --- 16-bit types
+
+
+@torch.inference_mode()
+def logits_at(target: ModelWrapper, prompt: Sequence[int], text: Sequence[int], width: int, row: int) -> Tensor:
+    """The target's logits ``[vocab]`` after ``prompt + text``, fed ``width`` tokens at a time behind the prompt.
+
+    The last of ``text`` is in ``row`` of the last pass. What follows it there is padding, which it can't see.
+    """
+    cache = target.new_cache(len(prompt) + len(text) + width)
+    target.extend(torch.tensor(prompt), cache)
+    last = len(text) - 1 - row
+    for begin in range(0, last, width):
+        target.extend(torch.tensor(text[begin : min(begin + width, last)]), cache)
+    window = [*text[last:], *[0] * (width - 1 - row)]
+    return target.extend(torch.tensor(window), cache, width)[row].double()
+
+
+def tie(target: ModelWrapper, prompt: Sequence[int], text: Sequence[int], width: int) -> tuple[float, float]:
+    """Margin between the two best tokens after ``text``, one token at a time, and how far wider passes move a logit."""
+    narrow = logits_at(target, prompt, text, 1, 0)
+    wide = [logits_at(target, prompt, text, width, row) for row in range(min(width, len(text)))]
+    best, second = narrow.topk(2).values.tolist()
+    # Logits that differ at all differ by one rounding step.
+    step = torch.finfo(target.dtype).eps * abs(best)
+    return best - second, max(step, *(float((logits - narrow).abs().max()) for logits in wide))
+
+
+def first_divergence(left: Sequence[int], right: Sequence[int]) -> int | None:
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=True)) if a != b), None)
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=name_of)
+@pytest.mark.parametrize("family", TARGETS)
+def test_low_precision_diverges_at_ties_only(family: str, dtype: torch.dtype) -> None:
+    """Passes of different width round differently; a token may change where two were as good as equal, and only there.
+
+    The logits are computed anew, over fresh caches: a divergence that comes from a wrong cache has a wide margin there.
+    """
+    target = wrapper(family, dtype)
+    results = []
+    for seed in range(6):
+        prompt = tuple(random.Random(seed).choices(range(61), k=7))
+        plain = autoregressive(family, dtype, prompt)
+        result = speculative("perturbed", family, dtype, prompt, 5)
+        results.append(result)
+        position = first_divergence(plain, result.generated_ids)
+        if position is not None:
+            assert position > 0  # both chose the first token from the same prefill
+            margin, difference = tie(target, prompt, plain[:position], 6)
+            assert margin <= 2 * difference, f"prompt {seed}, token {position}"
+    drafted, accepted = drafted_and_accepted(results)
+    assert 0 < accepted < drafted
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=name_of)
+@pytest.mark.parametrize("family", TARGETS)
+def test_most_positions_are_no_ties(family: str, dtype: torch.dtype) -> None:
+    """The rule above means something: at most positions it would not excuse another token."""
+    target = wrapper(family, dtype)
+    text = autoregressive(family, dtype, PROMPTS[0])
+    ties = [tie(target, PROMPTS[0], text[:position], 5) for position in range(1, NEW_TOKENS, 3)]
+    assert sum(margin <= 2 * difference for margin, difference in ties) < 0.5 * len(ties)
+    assert all(0 <= difference < 0.3 for _, difference in ties)
