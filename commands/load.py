@@ -32,7 +32,8 @@ def load(
     target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
     list_pairs: Annotated[bool, typer.Option("--list", help="List the pairs known by name.")] = False,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4. [default: float16, or the pair's]")
+        str | None,
+        typer.Option("--dtype", help="float16, bfloat16, float32 or int4. [default: float16, or the pair's]"),
     ] = None,
     n_tokens: Annotated[int, typer.Option("--n-tokens", help="Length of the smoke generation; 0 for none.")] = 10,
     device: options.Device = None,
@@ -107,7 +108,10 @@ def _load_model(model_id: str, dtype: str, n_tokens: int, how: _How) -> dict[str
     from specprof.models.loader import choose_device
 
     device = choose_device(how.device)
-    return {"device": str(device), "models": {"model": _describe(_wrapped(model_id, dtype, device, how), dtype, n_tokens)}}
+    return {
+        "device": str(device),
+        "models": {"model": _describe(_wrapped(model_id, dtype, device, how), dtype, n_tokens)},
+    }
 
 
 def _load_pair(pair: ModelPair, n_tokens: int, how: _How) -> dict[str, Any]:
@@ -115,7 +119,9 @@ def _load_pair(pair: ModelPair, n_tokens: int, how: _How) -> dict[str, Any]:
     if not how.random_weights:
         for model_id, _ in roles.values():
             LOG.info("finding %s", model_id)
-            hub.resolve(model_id, revision=how.revision if model_id == pair.target_model_id else None, offline=how.offline)
+            hub.resolve(
+                model_id, revision=how.revision if model_id == pair.target_model_id else None, offline=how.offline
+            )
     from specprof.experiments.arms import vocabulary_verdict
     from specprof.models.loader import available_memory, choose_device, memory_needed
 

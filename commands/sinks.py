@@ -37,6 +37,7 @@ class JsonLines:
             self.out = None
             logging.getLogger("specprof").warning("the reader of standard output is gone; the run goes on")
 
+
 _STYLES = {"accepted": "\x1b[32m", "corrected": "\x1b[31;4m", "bonus": "\x1b[34;1m", "target": ""}
 _RESET = "\x1b[0m"
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_metrics import generation, make_round
 
 from specprof.profiling.comparison import compare, loops
 from specprof.profiling.cost_model import expected_tokens
 from specprof.profiling.events import Round
 from specprof.profiling.metrics import GenerationResult, fold
+from test_metrics import generation, make_round
 
 AR_ROUND = make_round(0, 0, draft_seconds=0.0, verify_seconds=0.010, sample_seconds=0.001, overhead_seconds=0.001)
 

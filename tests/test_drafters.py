@@ -199,9 +199,9 @@ def looked_up(context: Sequence[int], k: int, max_ngram: int) -> list[int]:
 
 
 class TestNGramLookup:
-    def start(self, prompt: Sequence[int], max_ngram: int = 3, **values: float) -> NGramLookup:
+    def start(self, prompt: Sequence[int], max_ngram: int = 3, temperature: float = 0.0) -> NGramLookup:
         drafter = NGramLookup(VOCAB, CPU, max_ngram=max_ngram)
-        drafter.start(request_for(prompt, **values), detail=False)
+        drafter.start(request_for(prompt, temperature=temperature), detail=False)
         return drafter
 
     def test_what_followed_last_time(self) -> None:

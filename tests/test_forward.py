@@ -152,7 +152,7 @@ def random_tokens(count: int, seed: int = 0) -> list[int]:
 def test_the_oracle_is_not_flat(case: Case) -> None:
     expected = case.expected(random_tokens(40))
     assert expected.std(-1).min() > 0.1
-    assert expected.argmax(-1).unique().numel() > 3
+    assert len(set(expected.argmax(-1).tolist())) > 3
 
 
 @torch.inference_mode()

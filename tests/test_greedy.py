@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,12 +66,12 @@ def perturbed(family: str, dtype: torch.dtype) -> Any:
 
 @functools.cache
 def wrapper(family: str, dtype: torch.dtype, which: str = "target") -> ModelWrapper:
-    source = {
+    sources: dict[str, Callable[[], Any]] = {
         "target": lambda: copy.deepcopy(model(family, dtype)),
         "unrelated": lambda: copy.deepcopy(model(family, dtype, seed=9)),
         "perturbed": lambda: copy.deepcopy(perturbed(family, dtype)),
-    }[which]
-    return ModelWrapper(source())
+    }
+    return ModelWrapper(sources[which]())
 
 
 def drafter(kind: str, family: str, dtype: torch.dtype) -> Drafter:
@@ -147,34 +147,35 @@ def test_every_number_of_acceptances_occurred() -> None:
 @contextmanager
 def assisted_rounds() -> Iterator[list[tuple[int, int]]]:
     """(drafted, accepted) of every round of Hugging Face's assisted generation, which reports nothing itself."""
-    from transformers import GenerationMixin
+    import transformers
 
+    mixin: Any = transformers.GenerationMixin
     rounds: list[tuple[int, int]] = []
-    original = GenerationMixin._get_candidate_generator
+    original = mixin._get_candidate_generator
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         generator = original(self, *args, **kwargs)
         get, update = generator.get_candidates, generator.update_candidate_strategy
         drafted = 0
 
-        def get_candidates(input_ids: Tensor, **more: Any) -> Any:
+        def get_candidates(input_ids: Any, **more: Any) -> Any:
             nonlocal drafted
             candidates = get(input_ids, **more)
             drafted = candidates[0].shape[1] - input_ids.shape[1]
             return candidates
 
-        def update_candidate_strategy(input_ids: Tensor, scores: Tensor, num_matches: Any) -> Any:
+        def update_candidate_strategy(input_ids: Any, scores: Any, num_matches: Any) -> Any:
             rounds.append((drafted, int(num_matches)))
             return update(input_ids, scores, num_matches)
 
         generator.get_candidates, generator.update_candidate_strategy = get_candidates, update_candidate_strategy
         return generator
 
-    GenerationMixin._get_candidate_generator = watched
+    mixin._get_candidate_generator = watched
     try:
         yield rounds
     finally:
-        GenerationMixin._get_candidate_generator = original
+        mixin._get_candidate_generator = original
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 7])

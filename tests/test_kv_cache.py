@@ -61,7 +61,7 @@ class Operations(TorchDispatchMode):
     """Every tensor operation that runs, by name."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -82,7 +82,7 @@ class TestCacheShape:
 
     def test_grouped_queries_keep_only_the_key_value_heads(self) -> None:
         for forward in ("own", "hf"):
-            wrapper = ModelWrapper(copy.deepcopy(tiny_qwen3(vocab_size=VOCAB)), forward=forward)  # type: ignore[arg-type]
+            wrapper = ModelWrapper(copy.deepcopy(tiny_qwen3(vocab_size=VOCAB)), forward=forward)
             _, cache = wrapper.forward(tokens(20))
             assert cache is not None
             assert cache[0][0].shape == (1, 2, 20, 16)  # head_dim is not hidden size over heads here
@@ -310,7 +310,7 @@ def allocations() -> Iterator[list[int]]:
     sizes: list[int] = []
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         yield sizes
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profile.profiler.kineto_results.events()
     sizes.extend(event.nbytes() for event in events if event.name() == "[memory]" and event.nbytes() > 0)
 
 

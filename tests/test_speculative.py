@@ -78,13 +78,14 @@ def rounds_of(events: Sequence[Event]) -> list[Round]:
 
 def check(events: Sequence[Event], request: Request, k: int) -> GenerationResult:
     """What holds for the events of every generation."""
-    prefilled, *rounds, ended = events
+    prefilled, *middle, ended = events
     assert isinstance(prefilled, Prefilled)
     assert isinstance(ended, PromptEnded)
+    rounds = rounds_of(middle)
+    assert len(rounds) == len(middle)
     assert prefilled.num_prompt_tokens == len(request.prompt_ids)
     text = [prefilled.first_token]
     for index, event in enumerate(rounds):
-        assert isinstance(event, Round)
         assert event.index == index
         room = request.max_new_tokens - len(text)
         drafted, accepted = len(event.draft_tokens), event.num_accepted
@@ -102,7 +103,8 @@ def check(events: Sequence[Event], request: Request, k: int) -> GenerationResult
     assert not set(text[:-1]) & request.stop_ids
     assert ended.finish_reason == ("stop" if text[-1] in request.stop_ids else "length")
     assert len(text) == request.max_new_tokens or ended.finish_reason == "stop"
-    labels = {(e.prompt_id, e.decoder, e.repetition) for e in (prefilled, *rounds_of(events), ended)}
+    generation: list[Prefilled | Round | PromptEnded] = [prefilled, *rounds, ended]
+    labels = {(e.prompt_id, e.decoder, e.repetition) for e in generation}
     assert labels == {(request.prompt_id, f"SD-K{k}", request.repetition)}
     (result,) = fold(events)
     assert result.generated_ids == text

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from test_comparison import ar, distinct, sd
-from test_metrics import make_round
 
 from specprof.profiling.comparison import Comparison, Speedup, compare
 from specprof.profiling.events import Round
 from specprof.profiling.metrics import GenerationResult
 from specprof.reports.tables import plain, render, to_text
+from test_comparison import ar, distinct, sd
+from test_metrics import make_round
 
 ESCAPE = "\x1b"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -225,7 +226,8 @@ class TestRoundClock:
 
 def busy(milliseconds: float) -> None:
     """Keep the current stream busy; returns at once."""
-    torch.cuda._sleep(int(milliseconds * 1e6))  # at least this long below 1 GHz, less above
+    sleep: Any = torch.cuda._sleep
+    sleep(int(milliseconds * 1e6))  # at least this long below 1 GHz, less above
 
 
 def median_of(measure: Callable[[], float], repeats: int = 5) -> float:

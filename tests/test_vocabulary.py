@@ -18,7 +18,8 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
 
 def tokenizer(words: Sequence[str] | dict[str, int]) -> Any:
     vocabulary = words if isinstance(words, dict) else {word: index for index, word in enumerate(words)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="the")))
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="the")))
 
 
 def compare(

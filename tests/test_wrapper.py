@@ -62,7 +62,7 @@ class TestProperties:
         assert ModelWrapper(tiny_gpt_neox()).linear_forms == {}
 
     def test_linear_forms_of_a_large_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("specprof.models.linear._CACHE_BYTES", 0)
+        monkeypatch.setattr("specprof.models.linear._LEAST_BYTES", 0)
         measured = ModelWrapper(copy.deepcopy(tiny_gpt2()))
         repeatable = ModelWrapper(copy.deepcopy(tiny_gpt2()), measure_linear=False)
         ids = torch.tensor([[1, 2, 3]])

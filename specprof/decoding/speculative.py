@@ -218,6 +218,4 @@ def _with_probabilities(verdict: Verdict, draft: Draft, target_probs: Tensor) ->
     seen = torch.stack((target_probs[rows, draft.tokens], draft.probs[rows, draft.tokens].to(target_probs)))
     target_prob, draft_prob = map(tuple, seen.tolist())
     match = tuple(float(i < verdict.num_accepted) for i in range(k))
-    return Verdict(
-        verdict.draft_tokens, verdict.num_accepted, verdict.next_token, target_prob, draft_prob, alpha=match
-    )
+    return Verdict(verdict.draft_tokens, verdict.num_accepted, verdict.next_token, target_prob, draft_prob, alpha=match)

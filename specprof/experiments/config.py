@@ -52,7 +52,9 @@ class RunConfig:
         if self.drafter not in DRAFTERS:
             raise UsageError(f"there is no drafter {self.drafter!r}", f"drafters: {', '.join(DRAFTERS)}")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(f"temperature {self.temperature} is not a number >= 0", "0 is greedy, 1 is the model's own")
+            raise UsageError(
+                f"temperature {self.temperature} is not a number >= 0", "0 is greedy, 1 is the model's own"
+            )
         if self.top_k < 0:
             raise UsageError(f"top-k {self.top_k} is negative", "0 keeps every token")
         if not 0 < self.top_p <= 1:
@@ -65,7 +67,9 @@ class RunConfig:
             if value < least:
                 raise UsageError(f"--{name} {value} is less than {least}", f"give {least} or more")
         if self.synthetic_acceptance is not None and not 0 <= self.synthetic_acceptance <= 1:
-            raise UsageError(f"synthetic acceptance {self.synthetic_acceptance} is not in [0, 1]", "it is a probability")
+            raise UsageError(
+                f"synthetic acceptance {self.synthetic_acceptance} is not in [0, 1]", "it is a probability"
+            )
         if self.forward not in ("auto", "own", "hf"):
             raise UsageError(f"there is no forward {self.forward!r}", "forwards: auto, own, hf")
         if self.chat_template not in ("auto", "off"):

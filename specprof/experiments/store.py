@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -60,12 +61,10 @@ class RunFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if self._file is not None:
-            try:
+        # What could not be flushed was reported when it failed; closing retries it in vain.
+        with contextlib.suppress(OSError):
+            if self._file is not None:
                 self._file.close()
-            except OSError:
-                # What could not be flushed was reported when it failed; closing retries it in vain.
-                pass
 
 
 def check_writable(directory: Path) -> None:

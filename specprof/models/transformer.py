@@ -111,7 +111,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
 
 
 def causal_mask(start: int, width: int, window: int | None, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Additive ``[width, start + width]`` mask: row i sees keys up to start + i, the last ``window`` of them if given."""
+    """Additive ``[width, start + width]``: row i sees keys up to start + i, the last ``window`` of them if given."""
     end = start + width
     mask = torch.full((width, end), float("-inf"), dtype=dtype, device=device)
     visible = mask.triu(start + 1)  # -inf above the diagonal, 0 on and below it
@@ -215,7 +215,8 @@ class LlamaForward:
         new_keys, new_values = slab[:, :, :, start:end].unbind(0)
         all_keys, all_values = slab[:, :, :, :end].unbind(0)
         cos, sin = self._cos[start:end], self._sin[start:end]
-        linear, causal, hidden, eps = self.linear[width], _CausalAttention(start, width, self.scale, self.embedding), self.hidden, self.eps
+        linear, hidden, eps = self.linear[width], self.hidden, self.eps
+        causal = _CausalAttention(start, width, self.scale, self.embedding)
         half = self.head_dim // 2
 
         x = F.embedding(ids, self.embedding)
@@ -237,8 +238,8 @@ class LlamaForward:
             qk = torch.addcmul(qk * cos, torch.roll(qk, half, -1), sin)
             new_k.copy_(qk[:, hq:].transpose(0, 1))
             new_v.copy_(qkv[:, hq + hkv :].transpose(0, 1))
-            attended = causal.attend(qk[:, :hq].transpose(0, 1), keys, values, layer.window).transpose(0, 1).reshape(width, -1)
-            x = x + linear(attended, layer.out, layer.out_bias)
+            attended = causal.attend(qk[:, :hq].transpose(0, 1), keys, values, layer.window)
+            x = x + linear(attended.transpose(0, 1).reshape(width, -1), layer.out, layer.out_bias)
             h = F.rms_norm(x, hidden, layer.post_norm, eps)
             gate, up = linear(h, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
             x = x + linear(F.silu(gate).mul_(up), layer.down, layer.down_bias)
@@ -246,7 +247,7 @@ class LlamaForward:
         return _logits(self.linear, x, num_logits, lambda rows: F.rms_norm(rows, hidden, self.norm, eps), self.head)
 
     def _extend_rope(self, capacity: int) -> None:
-        """Tables ``[capacity, 1, head_dim]``: cos, and sin with rotate_half's sign (computed in float32, as models are)."""
+        """Tables ``[capacity, 1, head_dim]``: cos, and sin with rotate_half's sign, computed in float32 as in training."""
         if capacity <= self._cos.shape[0]:
             return
         positions = torch.arange(capacity, device=self.embedding.device, dtype=torch.float32)
@@ -308,7 +309,8 @@ class GPT2Forward:
         assert slab is not None
         new_keys, new_values = slab[:, :, :, start:end].unbind(0)
         all_keys, all_values = slab[:, :, :, :end].unbind(0)
-        linear, causal, hidden, eps = self.linear[width], _CausalAttention(start, width, self.scale, self.embedding), self.hidden, self.eps
+        linear, hidden, eps = self.linear[width], self.hidden, self.eps
+        causal = _CausalAttention(start, width, self.scale, self.embedding)
 
         x = F.embedding(ids, self.embedding) + self.positions[start:end]
         for layer, new_k, new_v, keys, values in zip(
@@ -319,8 +321,8 @@ class GPT2Forward:
             q, k, v = qkv.permute(1, 2, 0, 3).unbind(0)
             new_k.copy_(k)
             new_v.copy_(v)
-            attended = causal.attend(q, keys, values, None).transpose(0, 1).reshape(width, -1)
-            x = x + linear(attended, layer.out, layer.out_bias)
+            attended = causal.attend(q, keys, values, None)
+            x = x + linear(attended.transpose(0, 1).reshape(width, -1), layer.out, layer.out_bias)
             h = F.layer_norm(x, hidden, *layer.norm2, eps)
             h = F.gelu(linear(h, layer.up, layer.up_bias), approximate="tanh")
             x = x + linear(h, layer.down, layer.down_bias)
@@ -328,9 +330,7 @@ class GPT2Forward:
         return _logits(self.linear, x, num_logits, lambda rows: F.layer_norm(rows, hidden, *self.norm, eps), self.head)
 
 
-def _logits(
-    choice: LinearChoice, x: Tensor, num_logits: int, norm: Callable[[Tensor], Tensor], head: Tensor
-) -> Tensor:
+def _logits(choice: LinearChoice, x: Tensor, num_logits: int, norm: Callable[[Tensor], Tensor], head: Tensor) -> Tensor:
     """Norm and head for the last rows alone: a prefill needs the logits of one position, not of all."""
     rows = x[-num_logits:]
     linear: Linear = choice[rows.shape[0]]
@@ -401,6 +401,5 @@ def _fuse(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
     weight = torch.cat([linear.weight.detach() for linear in linears])
     for linear, rows in zip(linears, weight.split([linear.out_features for linear in linears]), strict=True):
         linear.weight = nn.Parameter(rows, requires_grad=False)
-    if linears[0].bias is None:
-        return weight, None
-    return weight, torch.cat([linear.bias.detach() for linear in linears])
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    return weight, torch.cat(biases) if biases else None

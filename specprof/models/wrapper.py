@@ -222,7 +222,7 @@ class SlabLayer(CacheLayerMixin):
     is_croppable = True
 
     def __init__(self, owner: KVCache, layer: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.owner, self.layer = owner, layer
         self.is_initialized = True
 

@@ -7,6 +7,7 @@ synchronisation where the loop has none.
 
 from __future__ import annotations
 
+import itertools
 from time import perf_counter
 from types import TracebackType
 
@@ -53,7 +54,7 @@ class CUDATimer:
             assert isinstance(self._start, float) and isinstance(self._end, float)
             return (self._end - self._start) * 1e3
         self._end.synchronize()
-        return self._start.elapsed_time(self._end)
+        return float(self._start.elapsed_time(self._end))
 
     def _now(self) -> torch.cuda.Event | float:
         if not self.on_cuda:
@@ -138,7 +139,7 @@ class RoundClock:
         wall = perf_counter() - self._started
         marks, events = self._marks, self._events
         if events is None:
-            phases = [end - begin for begin, end in zip(marks, marks[1:], strict=False)]
+            phases = [end - begin for begin, end in itertools.pairwise(marks)]
         else:
             phases = [events[i].elapsed_time(events[i + 1]) / 1e3 for i in range(len(marks) - 1)]
         return phases, max(0.0, wall - sum(phases))
