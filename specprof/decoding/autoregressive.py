@@ -52,7 +52,8 @@ class AutoregressiveDecoder:
         step = choose(logits)
         token = int(step.item())
         (target_seconds,), rest = clock.finish()
-        yield Prefilled(*key, len(request.prompt_ids), token, target_seconds, 0.0, rest)
+        yield Prefilled(*key, len(request.prompt_ids), token, target_seconds, 0.0, rest, memory.stop("prefill"))
+        memory.start()
 
         num_generated = 1
         while (finish := request.finish_reason(num_generated, token)) is None:

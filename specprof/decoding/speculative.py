@@ -82,7 +82,10 @@ class SpeculativeDecoder:
         token = judge.first_token(logits)
         drafter.observe((token,))
         (draft_seconds, target_seconds), rest = clock.finish()
-        yield Prefilled(*key, len(request.prompt_ids), token, target_seconds, draft_seconds, rest)
+        yield Prefilled(
+            *key, len(request.prompt_ids), token, target_seconds, draft_seconds, rest, memory.stop("prefill")
+        )
+        memory.start()
 
         num_generated, index = 1, 0
         while (finish := request.finish_reason(num_generated, token)) is None:

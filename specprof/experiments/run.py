@@ -17,7 +17,7 @@ from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import events, machine
-from specprof.profiling.events import Event, PromptEnded, RunEnded, RunStarted
+from specprof.profiling.events import Event, Prefilled, PromptEnded, RunEnded, RunStarted
 
 Decoder = AutoregressiveDecoder | SpeculativeDecoder
 
@@ -75,7 +75,7 @@ def measure(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], run
         for index, prompt in enumerate(prompts):
             for decoder in _order(config, arms, index + repetition):
                 for event in decoder.events(_request(config, arms, prompt, repetition)):
-                    if isinstance(event, PromptEnded):
+                    if isinstance(event, Prefilled | PromptEnded):
                         peak = max(peak, event.peak_memory_bytes)
                     yield event
     yield RunEnded(peak)

@@ -60,40 +60,43 @@ class LinearChoice:
         total = sum(w.numel() * w.element_size() for w in weights)
         suitable = bool(weights) and all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights)
         self._measure = measure and suitable and total > _LEAST_BYTES
-        self._weights = _sample(weights) if self._measure else []
+        self._weights = sample_of(weights) if self._measure else []
         self._by_width: dict[int, Linear] = {}
 
     def __getitem__(self, width: int) -> Linear:
         if not self._measure or width > MAX_MEASURED_WIDTH:
             return by_rows
         if width not in self._by_width:
-            self._by_width[width] = self._fastest(width)
+            seconds = measure_forms(self._weights, width)
+            self._by_width[width] = min(seconds, key=lambda form: seconds[form])
         return self._by_width[width]
 
     def chosen(self) -> dict[int, str]:
         """The forms measured so far, by width: recorded with results."""
         return {width: form.__name__ for width, form in sorted(self._by_width.items())}
 
-    def _fastest(self, width: int) -> Linear:
-        forms = (by_rows, by_columns, by_twin_columns) if width == 1 else (by_rows, by_columns)
-        times: dict[Linear, list[float]] = {form: [] for form in forms}
-        inputs = {w.shape[1]: torch.randn(width, w.shape[1]) for w in self._weights}
-        other = torch.zeros(_OTHER_BYTES // 4)
-        for repeat in range(_REPEATS + 1):
-            for form in forms:
-                # Between two passes of one model the other model runs: weights are met cold, and the forms
-                # differ most in how they read from memory.
-                other.add_(1)
-                begin = perf_counter()
-                for weight in self._weights:
-                    form(inputs[weight.shape[1]], weight, None)
-                if repeat:  # the first is warm-up
-                    times[form].append(perf_counter() - begin)
-        # The least, not the median: whatever else the machine does can only make a form look slower.
-        return min(forms, key=lambda form: min(times[form]))
+
+def measure_forms(weights: Sequence[Tensor], width: int) -> dict[Linear, float]:
+    """Seconds each form takes to multiply ``width`` tokens with all of ``weights``: the least of a few, met cold."""
+    forms = (by_rows, by_columns, by_twin_columns) if width == 1 else (by_rows, by_columns)
+    times: dict[Linear, list[float]] = {form: [] for form in forms}
+    inputs = {w.shape[1]: torch.randn(width, w.shape[1]) for w in weights}
+    other = torch.zeros(_OTHER_BYTES // 4)
+    for repeat in range(_REPEATS + 1):
+        for form in forms:
+            # Between two passes of one model the other model runs: weights are met cold, and the forms
+            # differ most in how they read from memory.
+            other.add_(1)
+            begin = perf_counter()
+            for weight in weights:
+                form(inputs[weight.shape[1]], weight, None)
+            if repeat:  # the first is warm-up
+                times[form].append(perf_counter() - begin)
+    # The least, not the median: whatever else the machine does can only make a form look slower.
+    return {form: min(spent) for form, spent in times.items()}
 
 
-def _sample(weights: Sequence[Tensor]) -> list[Tensor]:
+def sample_of(weights: Sequence[Tensor]) -> list[Tensor]:
     """The first weights up to a total size that no cache holds: one pass over them sees memory as decoding does."""
     sample, total = [], 0
     for weight in weights:

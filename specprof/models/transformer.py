@@ -247,7 +247,7 @@ class LlamaForward:
         return _logits(self.linear, x, num_logits, lambda rows: F.rms_norm(rows, hidden, self.norm, eps), self.head)
 
     def _extend_rope(self, capacity: int) -> None:
-        """Tables ``[capacity, 1, head_dim]``: cos, and sin with rotate_half's sign, computed in float32 as in training."""
+        """Tables ``[capacity, 1, head_dim]``: cos, and sin with rotate_half's sign, computed in float32 as trained."""
         if capacity <= self._cos.shape[0]:
             return
         positions = torch.arange(capacity, device=self.embedding.device, dtype=torch.float32)

@@ -98,6 +98,8 @@ class Arm:
     latency_p99: float | None
     phases: Phases
     peak_memory_bytes: int | None
+    prefill_peak_memory_bytes: int | None
+    """The prefill's share of it; at long prompts it is the larger one."""
     repetition: float | None
     """Share of generations that end in a loop (see :func:`loops`)."""
 
@@ -336,9 +338,14 @@ def _arm(results: Sequence[GenerationResult]) -> Arm | None:
         latency_p95=percentile(latencies, 95),
         latency_p99=percentile(latencies, 99),
         phases=_phases(_rounds(results)),
-        peak_memory_bytes=int(max(r.peak_memory_mb for r in results) * BYTES_PER_MB) or None,
+        peak_memory_bytes=_largest_bytes(r.peak_memory_mb for r in results),
+        prefill_peak_memory_bytes=_largest_bytes(r.prefill_peak_memory_mb or 0.0 for r in results),
         repetition=sum(loops(r.generated_ids) for r in results) / len(results),
     )
+
+
+def _largest_bytes(megabytes: Iterable[float]) -> int | None:
+    return int(max(megabytes) * BYTES_PER_MB) or None
 
 
 def _phases(rounds: Sequence[Round]) -> Phases:

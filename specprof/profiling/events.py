@@ -45,6 +45,8 @@ class Prefilled:
     draft_seconds: float
     overhead_seconds: float
     """The rest of the time to the first token: choosing it, and the host's work."""
+    peak_memory_bytes: int = 0
+    """High-water mark of the prefill (0: not measured)."""
 
     @property
     def seconds(self) -> float:
@@ -94,6 +96,7 @@ class PromptEnded:
     repetition: int
     finish_reason: FinishReason
     peak_memory_bytes: int
+    """High-water mark of the rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class RunEnded:
     """Last line of a file; its absence says the run died."""
 
     peak_memory_bytes: int
+    """High-water mark of all generations."""
 
 
 Event = RunStarted | Prefilled | Round | PromptEnded | RunEnded

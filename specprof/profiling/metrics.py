@@ -52,6 +52,8 @@ class GenerationResult:
     num_prompt_tokens: int | None = None
     prefill_target_seconds: float | None = None
     prefill_draft_seconds: float | None = None
+    prefill_peak_memory_mb: float | None = None
+    """Mebibytes; ``peak_memory_mb`` is the larger of this and the rounds' peak."""
     rounds: tuple[Round, ...] = field(default=(), repr=False, compare=False)
     """What happened, round by round; not part of the JSON, which the events already are."""
 
@@ -339,7 +341,7 @@ def _result(prefilled: Prefilled, rounds: Sequence[Round], ended: PromptEnded) -
         generated_ids=[prefilled.first_token, *(token for round in rounds for token in round.emitted_tokens)],
         per_token_latencies=[round.seconds for round in rounds],
         total_time=prefilled.seconds + math.fsum(round.seconds for round in rounds),
-        peak_memory_mb=ended.peak_memory_bytes / BYTES_PER_MB,
+        peak_memory_mb=max(prefilled.peak_memory_bytes, ended.peak_memory_bytes) / BYTES_PER_MB,
         time_to_first_token=prefilled.seconds,
         prompt_id=prefilled.prompt_id,
         decoder=prefilled.decoder,
@@ -348,6 +350,7 @@ def _result(prefilled: Prefilled, rounds: Sequence[Round], ended: PromptEnded) -
         num_prompt_tokens=prefilled.num_prompt_tokens,
         prefill_target_seconds=prefilled.target_seconds,
         prefill_draft_seconds=prefilled.draft_seconds,
+        prefill_peak_memory_mb=prefilled.peak_memory_bytes / BYTES_PER_MB,
         rounds=tuple(rounds),
     )
     if prefilled.decoder == BASELINE:
