@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -22,7 +24,6 @@ app = typer.Typer(
     name="specprof",
     help="Find out what speculative decoding does for your models, on your hardware, with your prompts, and why.",
     epilog="Start with: specprof run",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -37,57 +38,68 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in arguments
+    _open_standard_streams()
     try:
         code = app(arguments, prog_name="specprof", standalone_mode=False)
         sys.stdout.flush()
-    except SpecprofError as error:
-        if debug:
-            raise
-        code = _tell(error.message, error.hint, error.exit_code)
-    except typer.TyperException as error:
-        hint = f"`specprof {_subcommand(arguments)}--help` lists what there is"
-        code = _tell(error.format_message(), hint, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
         code = BROKEN_PIPE
-    except OSError as error:
-        if debug:
-            raise
-        # A full disk or a closed terminal under stdout: the machine's state, not a bug.
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        code = _tell(_sentence(error), "free some space" if full else "check the path and its permissions", 4)
     except Exception as error:
-        if debug:
-            raise
-        what = f"this is a bug in specprof: {type(error).__name__}: {_sentence(error)}"
-        code = _tell(what, "please report it with the output of the same command and --debug", 1)
-    if code == BROKEN_PIPE:
-        # The interpreter flushes stdout on its way out, and would fail on the closed pipe once more.
+        if "--debug" in arguments:
+            traceback.print_exc()
+        what, hint, code = _failure(error, arguments)
+        print(f"error: {_one_line(what)}\nhint:  {_one_line(hint)}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter flushes stdout on its way out, and would fail on it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
-def _tell(what: str, hint: str, code: int) -> int:
-    print(f"error: {_one_line(what)}\nhint:  {_one_line(hint)}", file=sys.stderr)
-    return code
+def _open_standard_streams() -> None:
+    """Let the program run under a shell that closed its streams (``>&-``), and print any text on any terminal."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  # open as long as the process
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a character it lacks is no failure
 
 
-def _sentence(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _failure(error: Exception, arguments: Sequence[str]) -> tuple[str, str, int]:
+    """What went wrong, what to do, and the exit code."""
+    if isinstance(error, SpecprofError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, typer.TyperException):
+        return error.format_message(), f"`specprof {_subcommand(arguments)}--help` lists what there is", error.exit_code
+    if isinstance(error, OSError):
+        # A full disk or a closed terminal under stdout: the machine's state, not a bug.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space" if full else "check the path and its permissions"
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}", hint, 4
+    what = f"this is a bug in specprof: {type(error).__name__}: {error}"
+    return what, "please report it with the output of the same command and --debug", 1
 
 
 def _one_line(text: str) -> str:

@@ -42,7 +42,7 @@ def load(
     trust_remote_code: options.TrustRemoteCode = False,
     random_weights: options.RandomWeights = False,
     as_json: options.Json = False,
-    verbose: options.Verbose = 0,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tell details: where the files lie.")] = False,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
     debug: options.Debug = False,
@@ -55,7 +55,7 @@ def load(
     specprof load --model gpt2 --dtype float16 --n-tokens 20
     specprof load --pair tiny_dev
     """
-    narration.set_up(verbosity=verbose, quiet=quiet, as_json=log_json)
+    narration.set_up(detailed=verbose, quiet=quiet, as_json=log_json)
     if list_pairs:
         _print_pairs(as_json=as_json)
         return
@@ -103,8 +103,7 @@ def _print_pairs(*, as_json: bool) -> None:
 
 def _load_model(model_id: str, dtype: str, n_tokens: int, how: _How) -> dict[str, Any]:
     if not how.random_weights:
-        LOG.info("finding %s", model_id)
-        hub.resolve(model_id, revision=how.revision, offline=how.offline)
+        _find(model_id, how.revision, how)
     from specprof.models.loader import choose_device
 
     device = choose_device(how.device)
@@ -118,10 +117,7 @@ def _load_pair(pair: ModelPair, n_tokens: int, how: _How) -> dict[str, Any]:
     roles = {"target": (pair.target_model_id, pair.target_dtype), "draft": (pair.draft_model_id, pair.draft_dtype)}
     if not how.random_weights:
         for model_id, _ in roles.values():
-            LOG.info("finding %s", model_id)
-            hub.resolve(
-                model_id, revision=how.revision if model_id == pair.target_model_id else None, offline=how.offline
-            )
+            _find(model_id, how.revision if model_id == pair.target_model_id else None, how)
     from specprof.experiments.arms import vocabulary_verdict
     from specprof.models.loader import available_memory, choose_device, memory_needed
 
@@ -148,6 +144,12 @@ def _load_pair(pair: ModelPair, n_tokens: int, how: _How) -> dict[str, Any]:
         "memory_needed_bytes": needed,
         "memory_available_bytes": available,
     }
+
+
+def _find(model_id: str, revision: str | None, how: _How) -> None:
+    LOG.info("finding %s", model_id)
+    found = hub.resolve(model_id, revision=revision, offline=how.offline)
+    LOG.debug("%s: %s, in %s", model_id, found.source, found.directory)
 
 
 def _wrapped(model_id: str, dtype: str, device: torch.device, how: _How) -> ModelWrapper:
@@ -198,7 +200,7 @@ def _card(document: dict[str, Any]) -> str:
         lines += [
             f"{role:<10} : {facts['model']}",
             f"parameters : {facts['parameters'] / 1e6:.1f} M",
-            f"memory     : {facts['memory_bytes'] / 2**30:.2f} GB ({facts['dtype']}{computes})",
+            f"memory     : {_size(facts['memory_bytes'])} ({facts['dtype']}{computes})",
             f"forward    : {facts['forward']}, context {facts['max_context']}, vocabulary {facts['vocab_size']}",
         ]
         if facts["output"] is not None:
@@ -209,7 +211,11 @@ def _card(document: dict[str, Any]) -> str:
         if vocabulary is not None:
             lines.append(f"vocabulary : {vocabulary['kind']}: {vocabulary['reason']}")
         needed, available = document["memory_needed_bytes"], document["memory_available_bytes"]
-        need = "-" if needed is None else f"{needed / 2**30:.2f}"
-        have = "-" if available is None else f"{available / 2**30:.1f}"
-        lines.append(f"memory     : {need} GB needed, {have} GB were available on {document['device']}")
+        lines.append(f"memory     : {_size(needed)} needed, {_size(available)} were available on {document['device']}")
     return "\n".join(lines).rstrip()
+
+
+def _size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "-"
+    return f"{num_bytes / 2**30:.2f} GB" if num_bytes >= 2**27 else f"{num_bytes / 2**20:.1f} MB"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from specprof.commands.sinks import printable
 from specprof.errors import UsageError
 
 LOG = logging.getLogger("specprof")
@@ -18,7 +19,7 @@ LOG = logging.getLogger("specprof")
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        return prefix + super().format(record)
+        return prefix + printable(super().format(record))
 
 
 class _JsonLines(logging.Formatter):
@@ -32,14 +33,14 @@ class _JsonLines(logging.Formatter):
         return json.dumps(fields)
 
 
-def set_up(*, verbosity: int, quiet: bool, as_json: bool) -> None:
-    """Send logging to stderr: warnings with ``quiet``, progress by default, debugging from verbosity 2."""
+def set_up(*, detailed: bool, quiet: bool, as_json: bool) -> None:
+    """Send logging to stderr: warnings with ``quiet``, progress by default, and the details if they are wanted."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if as_json else _Plain("%(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO if verbosity >= 2 else logging.ERROR)
-    LOG.setLevel(logging.WARNING if quiet else logging.DEBUG if verbosity >= 2 else logging.INFO)
+    root.setLevel(logging.INFO if detailed else logging.ERROR)
+    LOG.setLevel(logging.WARNING if quiet else logging.DEBUG if detailed else logging.INFO)
     logging.captureWarnings(True)
 
 

@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the JSON document to FILE as well.")
 ]
-Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="-v streams text, -vv adds debugging.")]
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="-v streams the text, -vv tells details.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on stderr but warnings and errors.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Narrate on stderr as JSON lines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]

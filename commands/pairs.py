@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from specprof.errors import UsageError
+from specprof.models.loader import canonical_dtype
 from specprof.models.registry import ModelPair, get_pair
 
 DEFAULT_PAIR = "tiny_dev"
@@ -16,16 +17,21 @@ def chosen_pair(
     """``--pair``, or ``--draft`` and ``--target``, or the packaged pair; ``--dtype`` overrides both dtypes.
 
     Raises:
-        UsageError: an unknown name, or flags that exclude each other.
+        UsageError: an unknown name or dtype, or flags that exclude each other.
     """
-    if pair and (draft or target):
+    # An empty name (an unset variable in a script) is a wrong name, not the default.
+    if pair is not None and (draft is not None or target is not None):
         raise UsageError("--pair and --draft/--target exclude each other", "give one or the other")
-    if draft and not target:
+    if draft is not None and target is None:
         raise UsageError("--draft needs --target", "name both models, by hub id or directory")
-    if target and not draft and needs_draft:
+    if target is not None and draft is None and needs_draft:
         raise UsageError("--target needs --draft", "name both models, or use --drafter ngram, which needs no draft")
-    if target:
-        chosen = ModelPair(f"{draft or 'ngram'}+{target}", draft or target, target)
+    if target is not None:
+        name = f"{'ngram' if draft is None else draft}+{target}"
+        chosen = ModelPair(name, target if draft is None else draft, target)
     else:
-        chosen = get_pair(pair or DEFAULT_PAIR)
-    return dataclasses.replace(chosen, draft_dtype=dtype, target_dtype=dtype) if dtype else chosen
+        chosen = get_pair(DEFAULT_PAIR if pair is None else pair)
+    if dtype is None:
+        return chosen
+    dtype = canonical_dtype(dtype)
+    return dataclasses.replace(chosen, draft_dtype=dtype, target_dtype=dtype)

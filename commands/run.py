@@ -17,9 +17,9 @@ from specprof.commands.narration import LOG, wants_color
 from specprof.commands.pairs import chosen_pair
 from specprof.commands.sinks import JsonLines, Sink, TextStream, tee
 from specprof.data.prompts import Prompt, PromptDataset, builtin
-from specprof.errors import UsageError
+from specprof.errors import ResourceError, UsageError
 from specprof.experiments.config import RunConfig
-from specprof.experiments.store import RunFile, check_writable, new_run_id
+from specprof.experiments.store import RunFile, check_file_writable, new_run_id
 from specprof.models import hub
 from specprof.reproducibility import make_deterministic
 
@@ -115,7 +115,7 @@ def run(
     specprof run --draft ./small --target ./large --prompts mine.jsonl --temperature 0.8
     specprof run --json | jq .speedup_decode.value
     """
-    narration.set_up(verbosity=verbose, quiet=quiet, as_json=log_json)
+    narration.set_up(detailed=verbose >= 2, quiet=quiet, as_json=log_json)
     if as_json and as_jsonl:
         raise UsageError("--json and --jsonl exclude each other", "one document, or one event a line")
     wants_color(color, sys.stdout)
@@ -147,7 +147,7 @@ def run(
     run_id = new_run_id()
     file = None if no_save else RunFile(results_dir, run_id)
     if output is not None:
-        check_writable(output.parent)
+        check_file_writable(output)
     _check_models_are_here(config)
 
     # What needs PyTorch or numpy is imported once everything that can be refused has been.
@@ -156,24 +156,28 @@ def run(
     from specprof.profiling.events import PromptEnded, RunStarted
     from specprof.profiling.metrics import fold
 
-    arms, encoded = _ready(config, texts, bars=not quiet and narration.stderr_is_terminal())
+    bars = narration.stderr_is_terminal() and not (quiet or log_json)
+    arms, encoded = _ready(config, texts, bars=bars)
     total = config.repetitions * len(encoded) * config.num_arms
-    show_bar = not (quiet or verbose) and narration.stderr_is_terminal()
+    lines = JsonLines(sys.stdout) if as_jsonl else None
     with ExitStack() as stack:
         sinks: list[Sink] = []
         if file is not None:
             sinks.append(stack.enter_context(file))
-        if as_jsonl:
-            sinks.append(JsonLines(sys.stdout))
-        if verbose:
+        if lines is not None:
+            sinks.append(lines)
+        if verbose and not log_json:
             sinks.append(TextStream(arms.tokenizer, arms.speculative.label, color=wants_color(color, sys.stderr)))
-        bar = stack.enter_context(narration.progress("measuring", total, shown=show_bar))
+        bar = stack.enter_context(narration.progress("measuring", total, shown=bars and not verbose))
         sinks.append(lambda event: bar.advance() if isinstance(event, PromptEnded) else None)
         try:
             events = tee(measure(config, arms, encoded, run_id), sinks)
             started = next(events)
             assert isinstance(started, RunStarted)
-            results = list(fold(events))
+            results = []
+            for result in fold(events):
+                results.append(result)
+                LOG.debug("%s, repetition %d: %s", result.prompt_id, result.repetition, result.summary())
         except KeyboardInterrupt:
             kept = "" if file is None else f"; finished generations are in {file.path}"
             LOG.warning("interrupted%s", kept)
@@ -187,13 +191,15 @@ def run(
     )
     document = _document(started, config, comparison, file)
     if output is not None:
-        output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        _write(output, document)
     if as_json:
         print(json.dumps(document, indent=2))
     elif not as_jsonl:
         _print_table(comparison, config, arms, color)
     if file is not None:
         LOG.info("events: %s", file.path)
+    if lines is not None and lines.failure is not None:
+        raise lines.failure
 
 
 def _chosen_prompts(texts: list[str], path: str | None, domains: list[str], limit: int | None) -> list[Prompt]:
@@ -224,9 +230,11 @@ def _check_models_are_here(config: RunConfig) -> None:
     """Fetch or miss the models before PyTorch is imported: a typo should cost a second, not ten."""
     if config.random_weights:
         return
-    hub.resolve(config.pair.target_model_id, revision=config.revision, offline=config.offline)
+    found = [hub.resolve(config.pair.target_model_id, revision=config.revision, offline=config.offline)]
     if config.drafter == "model":
-        hub.resolve(config.pair.draft_model_id, offline=config.offline)
+        found.append(hub.resolve(config.pair.draft_model_id, offline=config.offline))
+    for model in found:
+        LOG.debug("%s: %s, in %s", model.model_id, model.source, model.directory)
 
 
 def _ready(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Arms, list[EncodedPrompt]]:
@@ -241,12 +249,8 @@ def _ready(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Arms,
     for note in arms.notes:
         LOG.info("note: %s", note)
     prompts = encode_prompts(config, arms, texts)
-    LOG.info(
-        "%d prompts x %d repetitions x %s",
-        len(prompts),
-        config.repetitions,
-        "2 arms, interleaved" if config.baseline else "1 arm",
-    )
+    how = "2 arms, interleaved" if config.baseline else "1 arm"
+    LOG.info("prompts: %d, repetitions: %d, %s", len(prompts), config.repetitions, how)
     with narration.progress("warm-up", warm_up_steps(config, prompts), shown=bars) as bar:
         warm_up(config, arms, prompts, bar.advance)
     return arms, prompts
@@ -264,6 +268,15 @@ def _document(started: RunStarted, config: RunConfig, comparison: Comparison, fi
         "machine": started.machine,
         "events_file": None if file is None else str(file.path),
     }
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(
+            f"writing {path} failed: {error.strerror or error}", f"the events are kept: {document['events_file']}"
+        ) from error
 
 
 def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, to_json_line
+from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted, to_json_line
 
 Sink = Callable[[Event], None]
 
@@ -21,21 +21,23 @@ def tee(events: Iterable[Event], sinks: Sequence[Sink]) -> Iterator[Event]:
 
 
 class JsonLines:
-    """A sink that writes one event a line. When its reader goes away the run goes on without it."""
+    """A sink that writes one event a line. If its reader goes away or its disk fills up, the run goes on without it."""
 
     def __init__(self, out: TextIO) -> None:
-        self.out: TextIO | None = out
+        self.out = out
+        self.failure: OSError | None = None
 
     def __call__(self, event: Event) -> None:
-        if self.out is None:
+        if self.failure is not None:
             return
         try:
             self.out.write(to_json_line(event))
-            if isinstance(event, PromptEnded):
+            if isinstance(event, RunStarted | PromptEnded | RunEnded):
                 self.out.flush()
-        except BrokenPipeError:
-            self.out = None
-            logging.getLogger("specprof").warning("the reader of standard output is gone; the run goes on")
+        except OSError as error:
+            self.failure = error
+            what = "the reader of standard output is gone" if isinstance(error, BrokenPipeError) else str(error)
+            logging.getLogger("specprof").warning("%s; the run goes on", what)
 
 
 _STYLES = {"accepted": "\x1b[32m", "corrected": "\x1b[31;4m", "bonus": "\x1b[34;1m", "target": ""}

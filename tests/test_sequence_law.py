@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from goodness_of_fit import ALPHA, chi_square_p, total_variation, total_variation_bound
-from specprof.decoding import autoregressive, drafters, speculative
+from specprof.decoding import autoregressive, drafters, judge
 from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.drafters import Draft, Drafter, DraftModel, NGramLookup
 from specprof.decoding.rejection import count_accepted
@@ -237,9 +237,9 @@ def enumerated(
     forks, generations = Forks(), []
     law: dict[Sequence, float] = {}
     with monkeypatch.context() as patch:
-        for module in (speculative, drafters, autoregressive):
+        for module in (judge, drafters, autoregressive):
             patch.setattr(module, "draw", forks.draw)
-        patch.setattr(speculative, "count_accepted", forks.count)
+        patch.setattr(judge, "count_accepted", forks.count)
         for _ in forks.paths():
             generation = generate(decoder, setting.request())
             tokens = generation.tokens[: setting.compared]
@@ -346,7 +346,7 @@ def _resamples_from_the_target(patch: pytest.MonkeyPatch) -> None:
     def broken(target_probs: Tensor, draft_probs: Tensor, num_accepted: Tensor) -> Tensor:
         return target_probs[num_accepted.reshape(1)][0]
 
-    patch.setattr(speculative, "next_token_probs", broken)
+    patch.setattr(judge, "next_token_probs", broken)
 
 
 def _reports_another_law(patch: pytest.MonkeyPatch) -> None:

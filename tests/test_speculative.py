@@ -355,7 +355,8 @@ def test_recorded_probabilities_are_the_models(sampling: Sampling) -> None:
             assert event.target_prob == pytest.approx(target_laws[rows, event.draft_tokens].tolist(), abs=1e-5)
             assert event.draft_prob == pytest.approx(draft_laws[rows, event.draft_tokens].tolist(), abs=1e-5)
             if sampling.greedy:
-                assert event.alpha == tuple(float(i < event.num_accepted) for i in rows)
+                choices = target_laws.argmax(-1).tolist()
+                assert event.alpha == tuple(float(choices[i] == event.draft_tokens[i]) for i in rows)
             else:
                 overlap = torch.minimum(target_laws, draft_laws).sum(-1)
                 assert event.alpha == pytest.approx(overlap.tolist(), abs=1e-5)

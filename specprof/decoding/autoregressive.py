@@ -61,8 +61,8 @@ class AutoregressiveDecoder:
             logits = target.extend(step, cache)
             clock.mark()
             step = choose(logits)
-            token = int(step.item())
             clock.mark()
+            token = int(step.item())  # the one synchronisation
             (verify, sample), overhead = clock.finish()
             yield Round(*key, num_generated - 1, (), 0, (token,), 0.0, verify, sample, overhead)
             num_generated += 1

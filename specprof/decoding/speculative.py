@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from specprof.decoding.drafters import Draft, Drafter
-from specprof.decoding.rejection import count_accepted, next_token_probs, overlap
+from specprof.decoding.drafters import Drafter
+from specprof.decoding.judge import Judge
 from specprof.decoding.request import Request, prompt_tokens
-from specprof.decoding.sampling import Sampling, draw, probabilities, random_stream
+from specprof.decoding.sampling import Sampling
 from specprof.errors import UsageError
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
@@ -69,7 +66,7 @@ class SpeculativeDecoder:
         target, drafter, device = self.target, self.drafter, self.target.device
         key = (request.prompt_id, self.label, request.repetition)
         cache = target.new_cache(request.num_positions)
-        judge = Judge(request, device, self.detail, self.synthetic_acceptance)
+        judge = Judge(request, device, detail=self.detail, synthetic_acceptance=self.synthetic_acceptance)
         clock, memory = RoundClock(device), PeakMemory(device)
         memory.start()
 
@@ -97,8 +94,9 @@ class SpeculativeDecoder:
             ids = torch.cat((torch.tensor((token,), device=device), draft.tokens))
             logits = target.extend(ids, cache, ids.shape[0])
             clock.mark()
-            verdict = judge(logits, draft)
+            ruling = judge.decide(logits, draft)
             clock.mark()
+            verdict = judge.read(ruling)
             emitted = request.until_stop((*verdict.draft_tokens[: verdict.num_accepted], verdict.next_token))
             cache.truncate(length + len(emitted))
             drafter.observe(emitted)
@@ -143,82 +141,3 @@ class SpeculativeDecoder:
             seed,
         )
         return next(fold(self.events(request)))
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the target made of a draft, on the host."""
-
-    draft_tokens: tuple[int, ...]
-    num_accepted: int
-    next_token: int
-    """The corrected token, or the bonus."""
-    target_prob: tuple[float, ...] | None = None
-    draft_prob: tuple[float, ...] | None = None
-    alpha: tuple[float, ...] | None = None
-
-
-class Judge:
-    """Accepts or rejects drafted tokens and chooses the one after them; reads the device once per round."""
-
-    def __init__(self, request: Request, device: torch.device, detail: bool, synthetic_acceptance: float | None):
-        self.sampling = request.sampling
-        self.detail = detail
-        self.synthetic_acceptance = synthetic_acceptance
-        stream = (request.seed, request.prompt_id, request.repetition)
-        self.generator = random_stream(device, "target", *stream)
-        self.coin = random.Random(repr(("synthetic", *stream)))
-
-    def first_token(self, logits: Tensor) -> int:
-        """The token after the prompt, from ``[1, vocab]`` logits."""
-        if self.sampling.greedy:
-            return int(logits.argmax(-1).item())
-        return int(draw(probabilities(logits, self.sampling), self.generator).item())
-
-    def __call__(self, logits: Tensor, draft: Draft) -> Verdict:
-        """``logits [k + 1, vocab]``: the target's after the last token and after each drafted one."""
-        if self.synthetic_acceptance is not None:
-            return self._flip_coins(logits, draft, self.synthetic_acceptance)
-        return self._match(logits, draft) if self.sampling.greedy else self._sample(logits, draft)
-
-    def _match(self, logits: Tensor, draft: Draft) -> Verdict:
-        """Greedy: accept while the draft is the target's own choice."""
-        k = draft.tokens.shape[0]
-        tokens = torch.cat((draft.tokens, logits.argmax(-1))).tolist()
-        drafted, chosen = tuple(tokens[:k]), tokens[k:]
-        accepted = next((i for i in range(k) if drafted[i] != chosen[i]), k)
-        verdict = Verdict(drafted, accepted, chosen[accepted])
-        if self.detail and draft.probs is not None:
-            return _with_probabilities(verdict, draft, logits.float().softmax(-1))
-        return verdict
-
-    def _sample(self, logits: Tensor, draft: Draft) -> Verdict:
-        """Sampling: accept with probability min(1, p_target / p_draft), else draw from the residual."""
-        target_probs = probabilities(logits, self.sampling)
-        if draft.probs is None:
-            return Verdict((), 0, int(draw(target_probs, self.generator).item()))
-        k, draft_probs = draft.tokens.shape[0], draft.probs.to(target_probs)
-        rows = torch.arange(k, device=logits.device)
-        target_prob, draft_prob = target_probs[rows, draft.tokens], draft_probs[rows, draft.tokens]
-        uniforms = torch.rand(k, generator=self.generator, device=logits.device, dtype=target_probs.dtype)
-        accepted = count_accepted(target_prob, draft_prob, uniforms)
-        token = draw(next_token_probs(target_probs, draft_probs, accepted), self.generator)
-        seen = torch.stack((target_prob, draft_prob, overlap(target_probs[:k], draft_probs)))
-        *drafted, num_accepted, next_token = torch.cat((draft.tokens, accepted.view(1), token.view(1))).tolist()
-        return Verdict(tuple(drafted), num_accepted, next_token, *map(tuple, seen.tolist()))
-
-    def _flip_coins(self, logits: Tensor, draft: Draft, acceptance: float) -> Verdict:
-        """Do the work of a real verdict, then accept by chance."""
-        real = self._match(logits, draft) if self.sampling.greedy else self._sample(logits, draft)
-        k = len(real.draft_tokens)
-        accepted = next((i for i in range(k) if self.coin.random() >= acceptance), k)
-        return Verdict(real.draft_tokens, accepted, real.next_token)
-
-
-def _with_probabilities(verdict: Verdict, draft: Draft, target_probs: Tensor) -> Verdict:
-    assert draft.probs is not None
-    k, rows = draft.tokens.shape[0], torch.arange(draft.tokens.shape[0], device=target_probs.device)
-    seen = torch.stack((target_probs[rows, draft.tokens], draft.probs[rows, draft.tokens].to(target_probs)))
-    target_prob, draft_prob = map(tuple, seen.tolist())
-    match = tuple(float(i < verdict.num_accepted) for i in range(k))
-    return Verdict(verdict.draft_tokens, verdict.num_accepted, verdict.next_token, target_prob, draft_prob, alpha=match)

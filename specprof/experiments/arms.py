@@ -14,7 +14,7 @@ from specprof.decoding.vocabulary import VocabularyVerdict, compare_vocabularies
 from specprof.errors import IncompatiblePairError, UsageError
 from specprof.experiments.config import RunConfig
 from specprof.models import hub, loader
-from specprof.models.random_weights import random_model, random_tokenizer
+from specprof.models.random_weights import model_config, random_model, random_tokenizer
 from specprof.models.registry import ModelPair
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.memory import PeakMemory
@@ -78,10 +78,10 @@ def load_arms(config: RunConfig) -> Arms:
         )
         if not verdict.compatible:
             raise different_vocabularies(config.pair, verdict.reason)
+    if needs_draft and config.random_weights:
+        _check_sizes(config.pair)
     target = _load(config, "target", device)
     draft = _load(config, "draft", device) if needs_draft else None
-    if draft is not None and config.random_weights:
-        _check_sizes(config.pair, draft, target)
     for wrapper in filter(None, (target, draft)):
         if wrapper.max_context is not None and config.k >= wrapper.max_context:
             raise UsageError(
@@ -150,20 +150,16 @@ def different_vocabularies(pair: ModelPair, reason: str) -> IncompatiblePairErro
     )
 
 
-def _check_sizes(pair: ModelPair, draft: ModelWrapper, target: ModelWrapper) -> None:
+def _check_sizes(pair: ModelPair) -> None:
     """Random weights come without tokenizers of their own; heads that differ by more than padding tell all the same."""
-    small, large = sorted((draft.vocab_size, target.vocab_size))
-    if large - small > MOST_PADDING * large:
-        raise different_vocabularies(pair, f"{draft.vocab_size} and {target.vocab_size} tokens")
+    draft, target = (model_config(model_id)["vocab_size"] for model_id in (pair.draft_model_id, pair.target_model_id))
+    if abs(target - draft) > MOST_PADDING * max(target, draft):
+        raise different_vocabularies(pair, f"{draft} and {target} tokens")
 
 
 def _notes(config: RunConfig, target: ModelWrapper, draft: ModelWrapper | None) -> list[str]:
     notes = list(config.caveats)
-    for wrapper, dtype in ((target, config.pair.target_dtype), (draft, config.pair.draft_dtype)):
-        if wrapper is None:
-            continue
-        if str(dtype) in ("float16", "fp16") and wrapper.dtype == torch.float32:
-            notes.append(f"{wrapper.name}: float16 weights compute in float32 on this CPU")
+    for wrapper in filter(None, (target, draft)):
         if wrapper.forward_name == "hf" and config.forward == "auto":
             notes.append(f"{wrapper.name}: Hugging Face's forward is used ({wrapper.why_not_own})")
     return notes

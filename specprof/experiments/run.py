@@ -15,6 +15,7 @@ from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.errors import UsageError
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
+from specprof.models.loader import quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import events, machine
 from specprof.profiling.events import Event, Prefilled, PromptEnded, RunEnded, RunStarted
@@ -39,7 +40,8 @@ def encode_prompts(config: RunConfig, arms: Arms, prompts: Sequence[Prompt]) -> 
     """
     encoded = []
     for prompt in prompts:
-        ids = tuple(encode(prompt, arms.tokenizer, chat_template=config.chat_template))  # type: ignore[arg-type]
+        with quiet_transformers():  # it has something to say about long prompts; what follows says it better
+            ids = tuple(encode(prompt, arms.tokenizer, chat_template=config.chat_template))  # type: ignore[arg-type]
         if not ids:
             raise UsageError(f"prompt {prompt.prompt_id} is empty", "give it some text")
         for wrapper in filter(None, (arms.target, arms.draft)):

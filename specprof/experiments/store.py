@@ -67,6 +67,19 @@ class RunFile:
                 self._file.close()
 
 
+def check_file_writable(path: Path) -> None:
+    """Learn the same of a file that is to be written in the end."""
+    if path.is_dir():
+        problem = "it is a directory"
+    elif not path.parent.is_dir():
+        problem = f"there is no directory {path.parent}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        problem = "no permission"
+    else:
+        return
+    raise ResourceError(f"{path} can't be written: {problem}", "name a file in a directory that exists and is writable")
+
+
 def check_writable(directory: Path) -> None:
     """Learn before an hour of measuring, not after, that results have no place to go; create nothing yet."""
     existing = directory

@@ -80,7 +80,7 @@ def measure_forms(weights: Sequence[Tensor], width: int) -> dict[Linear, float]:
     """Seconds each form takes to multiply ``width`` tokens with all of ``weights``: the least of a few, met cold."""
     forms = (by_rows, by_columns, by_twin_columns) if width == 1 else (by_rows, by_columns)
     times: dict[Linear, list[float]] = {form: [] for form in forms}
-    inputs = {w.shape[1]: torch.randn(width, w.shape[1]) for w in weights}
+    inputs = {w.shape[1]: torch.ones(width, w.shape[1]) for w in weights}
     other = torch.zeros(_OTHER_BYTES // 4)
     for repeat in range(_REPEATS + 1):
         for form in forms:
