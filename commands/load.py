@@ -12,8 +12,11 @@ from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG
 from specprof.commands.pairs import chosen_pair
+from specprof.commands.sinks import printable
 from specprof.errors import UsageError
+from specprof.experiments.config import RANDOM_WEIGHTS
 from specprof.models import hub
+from specprof.models.loader import canonical_dtype
 from specprof.models.registry import REGISTRY, ModelPair, user_pairs
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from specprof.models.wrapper import ModelWrapper
 
 SCHEMA = "specprof.load/1"
+PAIRS_SCHEMA = "specprof.pairs/1"
 SMOKE_PROMPT = "The quick brown fox"
 
 
@@ -61,17 +65,21 @@ def load(
         return
     if n_tokens < 0:
         raise UsageError(f"--n-tokens {n_tokens} is negative", "0 skips the smoke generation")
-    if model and (pair or draft or target):
+    of_pair = [name for name in (pair, draft, target) if name is not None]
+    if model is not None and of_pair:
         raise UsageError("--model and a pair exclude each other", "give --model, or --pair, or --draft and --target")
-    if not (model or pair or draft or target):
+    if model is None and not of_pair:
         raise UsageError("there is nothing to load", "give --model M, --pair P, or --draft D and --target T")
     how = _How(device, revision, offline, trust_remote_code, random_weights)
-    if model:
-        document = _load_model(model, dtype or "float16", n_tokens, how)
+    if random_weights:
+        LOG.info("note: %s", RANDOM_WEIGHTS)
+    if model is not None:
+        document = _load_model(model, canonical_dtype(dtype or "float16"), n_tokens, how)
     else:
         document = _load_pair(chosen_pair(pair, draft, target, dtype, needs_draft=True), n_tokens, how)
-    header = {"schema": SCHEMA, "specprof_version": __version__}
-    print(json.dumps(header | document, indent=2) if as_json else _card(document))
+    caveats = [RANDOM_WEIGHTS] if random_weights else []
+    header = {"schema": SCHEMA, "specprof_version": __version__, "caveats": caveats}
+    print(json.dumps(header | document, indent=2) if as_json else _card(header | document))
     vocabulary = document.get("vocabulary")
     if vocabulary is not None and vocabulary["kind"] == "different":
         from specprof.experiments.arms import different_vocabularies
@@ -91,14 +99,15 @@ class _How:
 def _print_pairs(*, as_json: bool) -> None:
     pairs = [*REGISTRY.values(), *user_pairs().values()]
     if as_json:
-        print(json.dumps([dataclasses.asdict(pair) for pair in pairs], indent=2))
+        header = {"schema": PAIRS_SCHEMA, "specprof_version": __version__}
+        print(json.dumps(header | {"pairs": [dataclasses.asdict(pair) for pair in pairs]}, indent=2))
         return
     width = max(len(pair.name) for pair in pairs)
     for pair in pairs:
-        print(f"{pair.name:<{width}}  {pair.draft_model_id} ({pair.draft_dtype})")
-        print(f"{'':<{width}}  -> {pair.target_model_id} ({pair.target_dtype})")
+        print(printable(f"{pair.name:<{width}}  {pair.draft_model_id} ({pair.draft_dtype})"))
+        print(printable(f"{'':<{width}}  -> {pair.target_model_id} ({pair.target_dtype})"))
         if pair.notes:
-            print(f"{'':<{width}}  {pair.notes}")
+            print(printable(f"{'':<{width}}  {pair.notes}"))
 
 
 def _load_model(model_id: str, dtype: str, n_tokens: int, how: _How) -> dict[str, Any]:
@@ -109,15 +118,18 @@ def _load_model(model_id: str, dtype: str, n_tokens: int, how: _How) -> dict[str
     device = choose_device(how.device)
     return {
         "device": str(device),
-        "models": {"model": _describe(_wrapped(model_id, dtype, device, how), dtype, n_tokens)},
+        "models": {"model": _describe(_wrapped(model_id, dtype, device, how.revision, how), dtype, n_tokens)},
     }
 
 
 def _load_pair(pair: ModelPair, n_tokens: int, how: _How) -> dict[str, Any]:
-    roles = {"target": (pair.target_model_id, pair.target_dtype), "draft": (pair.draft_model_id, pair.draft_dtype)}
+    roles = {
+        "target": (pair.target_model_id, pair.target_dtype, how.revision),
+        "draft": (pair.draft_model_id, pair.draft_dtype, None),
+    }
     if not how.random_weights:
-        for model_id, _ in roles.values():
-            _find(model_id, how.revision if model_id == pair.target_model_id else None, how)
+        for model_id, _, revision in roles.values():
+            _find(model_id, revision, how)
     from specprof.experiments.arms import vocabulary_verdict
     from specprof.models.loader import available_memory, choose_device, memory_needed
 
@@ -128,14 +140,14 @@ def _load_pair(pair: ModelPair, n_tokens: int, how: _How) -> dict[str, Any]:
             pair, revision=how.revision, offline=how.offline, trust_remote_code=how.trust_remote_code
         )
         needed = sum(
-            memory_needed(hub.resolve(model_id, offline=how.offline).directory, dtype, device)
-            for model_id, dtype in roles.values()
+            memory_needed(hub.resolve(model_id, revision=revision, offline=how.offline).directory, dtype, device)
+            for model_id, dtype, revision in roles.values()
         )
     available = available_memory(device)
     models = {}
-    for role, (model_id, dtype) in roles.items():
+    for role, (model_id, dtype, revision) in roles.items():
         tokens = n_tokens if role == "target" else 0
-        models[role] = _describe(_wrapped(model_id, dtype, device, how), dtype, tokens)
+        models[role] = _describe(_wrapped(model_id, dtype, device, revision, how), dtype, tokens)
     return {
         "pair": pair.name,
         "device": str(device),
@@ -152,7 +164,7 @@ def _find(model_id: str, revision: str | None, how: _How) -> None:
     LOG.debug("%s: %s, in %s", model_id, found.source, found.directory)
 
 
-def _wrapped(model_id: str, dtype: str, device: torch.device, how: _How) -> ModelWrapper:
+def _wrapped(model_id: str, dtype: str, device: torch.device, revision: str | None, how: _How) -> ModelWrapper:
     from specprof.models import loader
     from specprof.models.random_weights import random_model, random_tokenizer
     from specprof.models.wrapper import ModelWrapper
@@ -165,7 +177,7 @@ def _wrapped(model_id: str, dtype: str, device: torch.device, how: _How) -> Mode
             model_id,
             dtype,
             device,
-            revision=how.revision,
+            revision=revision,
             offline=how.offline,
             trust_remote_code=how.trust_remote_code,
         )
@@ -194,7 +206,7 @@ def _describe(wrapper: ModelWrapper, dtype: str, n_tokens: int) -> dict[str, Any
 
 def _card(document: dict[str, Any]) -> str:
     """The document as lines for people."""
-    lines = []
+    lines = [f"caveat     : {caveat}" for caveat in document["caveats"]]
     for role, facts in document["models"].items():
         computes = "" if facts["compute_dtype"] == facts["dtype"] else f", computes in {facts['compute_dtype']}"
         lines += [
@@ -212,7 +224,7 @@ def _card(document: dict[str, Any]) -> str:
             lines.append(f"vocabulary : {vocabulary['kind']}: {vocabulary['reason']}")
         needed, available = document["memory_needed_bytes"], document["memory_available_bytes"]
         lines.append(f"memory     : {_size(needed)} needed, {_size(available)} were available on {document['device']}")
-    return "\n".join(lines).rstrip()
+    return printable("\n".join(lines).rstrip())
 
 
 def _size(num_bytes: int | None) -> str:

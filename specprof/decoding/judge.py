@@ -19,7 +19,9 @@ class Ruling:
     """A verdict that is still on the device."""
 
     tokens: Tensor
-    """``[k + 2]``: the drafted tokens, how many are accepted, the token after those."""
+    """Sampling, ``[k + 2]``: the drafted tokens, how many are accepted, the token after those.
+    Greedy, ``[2 k + 1]``: the drafted tokens, then the target's own choices; comparing two handfuls of integers
+    is cheaper on the host than in kernels."""
     seen: Tensor | None
     """``[3, k]``: per drafted token its target probability, its draft probability, and alpha."""
 
@@ -74,7 +76,14 @@ class Judge:
 
     def read(self, ruling: Ruling) -> Verdict:
         """Wait for the device: the one synchronisation of a round."""
-        *drafted, num_accepted, next_token = ruling.tokens.tolist()
+        tokens = ruling.tokens.tolist()
+        if self.sampling.greedy:
+            k = len(tokens) // 2
+            drafted, chosen = tokens[:k], tokens[k:]
+            num_accepted = next((i for i in range(k) if drafted[i] != chosen[i]), k)
+            next_token = chosen[num_accepted]
+        else:
+            *drafted, num_accepted, next_token = tokens
         if self.synthetic_acceptance is not None:
             rejected = (i for i in range(len(drafted)) if self.coin.random() >= self.synthetic_acceptance)
             return Verdict(tuple(drafted), next(rejected, len(drafted)), next_token)
@@ -83,14 +92,12 @@ class Judge:
 
     def _match(self, logits: Tensor, draft: Draft) -> Ruling:
         """Greedy: accept while the draft is the target's own choice."""
-        k, chosen = draft.tokens.shape[0], logits.argmax(-1)
-        match = draft.tokens == chosen[:k]
-        accepted = match.long().cumprod(0).sum(0, keepdim=True)
-        seen = None
+        chosen, seen = logits.argmax(-1), None
         if self.detail and draft.probs is not None:
             target_prob, draft_prob = _at(draft.tokens, logits.float().softmax(-1), draft.probs)
+            match = draft.tokens == chosen[: draft.tokens.shape[0]]
             seen = torch.stack((target_prob, draft_prob, match.to(target_prob)))
-        return Ruling(torch.cat((draft.tokens, accepted, chosen[accepted])), seen)
+        return Ruling(torch.cat((draft.tokens, chosen)), seen)
 
     def _sample(self, logits: Tensor, draft: Draft) -> Ruling:
         """Sampling: accept with probability min(1, p_target / p_draft), else draw from the residual."""

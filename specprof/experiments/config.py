@@ -11,6 +11,7 @@ from specprof.errors import UsageError
 from specprof.models.registry import ModelPair
 
 DRAFTERS = ("model", "ngram")
+RANDOM_WEIGHTS = "random weights: the cost is real, acceptance and text mean nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class RunConfig:
         """What every output has to say about these numbers."""
         caveats = []
         if self.random_weights:
-            caveats.append("random weights: the cost is real, acceptance and text mean nothing")
+            caveats.append(RANDOM_WEIGHTS)
         if self.synthetic_acceptance is not None:
             caveats.append(
                 f"synthetic acceptance {self.synthetic_acceptance:g}: the cost is real, the text is not the target's"

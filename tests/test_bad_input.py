@@ -1,0 +1,311 @@
+"""Whatever can't be meant or isn't there: one sentence, one hint, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import QUICK, Outcome, command, isolate, ok, process
+from tiny_models import VOCAB_SIZE, save_model_dir, tiny_gpt2, tiny_tokenizer
+
+from specprof.models import hub
+
+USAGE, UNAVAILABLE, RESOURCES, INCOMPATIBLE = 2, 3, 4, 5
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    isolate(tmp_path, monkeypatch)
+
+
+def refused(*arguments: str, code: int, **options: Any) -> tuple[str, str]:
+    """The error and the hint of a command that fails with ``code`` and writes nothing, anywhere."""
+    before = sorted(Path().rglob("*"))
+    outcome = command(*arguments, **options)
+    assert outcome.code == code, outcome.err
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    assert sorted(Path().rglob("*")) == before
+    return outcome.told
+
+
+# Options, judged before PyTorch is imported
+
+OPTIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "unknown pair": (
+        ("--pair", "nope"),
+        "no pair named 'nope'",
+        "gpt2_dev, tinyllama_llama3, phi3_llama3, llama3_self, tiny_dev",
+    ),
+    "misspelt pair": (("--pair", "gpt2-dev"), "no pair named 'gpt2-dev'", "did you mean gpt2_dev?"),
+    "empty pair": (("--pair", ""), "no pair named ''", "known pairs"),
+    "empty draft": (("--draft", "", "--target", "tiny_dev/target"), "the model id is empty", "directory"),
+    "dtype": (("--dtype", "float12"), "no dtype 'float12'", "float16, bfloat16, float32, int4"),
+    "k": (("--k", "-1"), "k = -1 is negative", "0 or more"),
+    "k no number": (("--k", "four"), "'--k'", "specprof run --help"),
+    "temperature": (("--temperature", "-0.1"), "temperature -0.1 is not a number >= 0", "0 is greedy"),
+    "temperature nan": (("--temperature", "nan"), "temperature nan is not a number", "0 is greedy"),
+    "temperature inf": (("--temperature", "inf"), "temperature inf is not a number", "0 is greedy"),
+    "top-p 0": (("--top-p", "0"), "top-p 0.0 is not in (0, 1]", "1 keeps every token"),
+    "top-p 1.5": (("--top-p", "1.5"), "top-p 1.5 is not in (0, 1]", "1 keeps every token"),
+    "top-p nan": (("--top-p", "nan"), "top-p nan is not in (0, 1]", "1 keeps every token"),
+    "top-k": (("--top-k", "-1"), "top-k -1 is negative", "0 keeps every token"),
+    "max-new-tokens": (("--max-new-tokens", "0"), "--max-new-tokens 0 is less than 1", "1 or more"),
+    "reps": (("--reps", "0"), "--reps 0 is less than 1", "1 or more"),
+    "warmup": (("--warmup", "-1"), "--warmup -1 is less than 0", "0 or more"),
+    "number of prompts": (("-n", "0"), "--num-prompts 0 is less than 1", "1 or more"),
+    "synthetic acceptance": (("--synthetic-acceptance", "1.5"), "1.5 is not in [0, 1]", "probability"),
+    "synthetic acceptance nan": (("--synthetic-acceptance", "nan"), "nan is not in [0, 1]", "probability"),
+    "drafter": (("--drafter", "oracle"), "no drafter 'oracle'", "model, ngram"),
+    "forward": (("--forward", "sideways"), "no forward 'sideways'", "auto, own, hf"),
+    "chat template": (("--chat-template", "yes"), "--chat-template 'yes' is not a choice", "auto, off"),
+    "color": (("--color", "blue"), "--color 'blue' is not a choice", "auto, always, never"),
+    "draft alone": (("--draft", "x"), "--draft needs --target", "both models"),
+    "target alone": (("--target", "x"), "--target needs --draft", "--drafter ngram"),
+    "pair and draft": (("--pair", "tiny_dev", "--draft", "x"), "exclude each other", "one or the other"),
+    "pair and target": (("--pair", "tiny_dev", "--target", "x"), "exclude each other", "one or the other"),
+    "json and jsonl": (("--json", "--jsonl"), "exclude each other", "one document"),
+    "prompt and prompts": (("--prompt", "x", "--prompts", "y"), "exclude each other", "a file"),
+    "unknown option": (("--speed", "9"), "No such option: --speed", "specprof run --help"),
+    "argument": (("tiny_dev",), "unexpected extra argument", "specprof run --help"),
+    "domain": (("--domain", "poetry"), "no prompt has the domain 'poetry'", "code, conversation, summarization"),
+    "empty prompt": (("--prompt", ""), "nothing but white space", "at least one word"),
+    "blank prompt": (("--prompt", " \n\t"), "nothing but white space", "at least one word"),
+    "half a character": (("--prompt", "a\udcff"), "half of a surrogate pair", "whole character"),
+    "missing file": (("--prompts", "missing.txt"), "missing.txt does not exist", "path"),
+    "revision of a directory": (("--revision", "main"), "has no revision 'main'", "leave the revision out"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_an_option_that_means_nothing(case: str) -> None:
+    arguments, error, hint = OPTIONS[case]
+    said = refused("run", *arguments, code=USAGE)
+    assert error in said[0] and hint in said[1]
+
+
+FILES: dict[str, tuple[bytes, str, str]] = {
+    "empty.txt": (b"", "empty.txt is empty", "at least one prompt"),
+    "blank.txt": (b" \n", "blank.txt is empty", "at least one prompt"),
+    "latin1.txt": ("Käse".encode("latin1"), "latin1.txt is not UTF-8: byte 1 (0xe4)", "UTF-8"),
+    "torn.json": (b'["one", ', "torn.json: not valid JSON", "list of texts"),
+    "none.json": (b"[]", "none.json: there is no prompt", "at least one text"),
+    "torn.jsonl": (b'{"text": "a"}\n{"text": \n', "torn.jsonl: line 2", "list of texts"),
+    "twice.json": (b'[{"prompt_id": "a", "text": "x"}, {"prompt_id": "a", "text": "y"}]', "occurs 2 times", "own"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_prompt_file_that_holds_no_prompts(name: str) -> None:
+    content, error, hint = FILES[name]
+    Path(name).write_bytes(content)
+    said = refused("run", "--prompts", name, code=USAGE)
+    assert error in said[0] and hint in said[1]
+
+
+def test_a_directory_for_a_prompt_file() -> None:
+    Path("prompts").mkdir()
+    assert "is a directory" in refused("run", "--prompts", "prompts", code=USAGE)[0]
+
+
+def test_nothing_on_standard_input() -> None:
+    assert refused("run", "--prompts", "-", code=USAGE)[0] == "standard input is empty"
+    assert "not UTF-8" in refused("run", "--prompts", "-", code=USAGE, stdin=b"\xff\xfe")[0]
+
+
+def test_an_unknown_command() -> None:
+    error, hint = refused("race", code=USAGE)
+    assert "No such command 'race'" in error and "`specprof --help`" in hint
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("[pairs.mine\n", "specprof.toml is not valid TOML"),
+        ("[pairs.mine]\ndraft = 3\n", "draft is int, not a string"),
+        ("[pairs.mine]\ndraft = 'a'\n", "[pairs.mine] has no target"),
+        ("[pairs.mine]\ndraft = 'a'\ntarget = 'b'\nspeed = 'c'\n", "unknown key 'speed'"),
+        ("[pairs.tiny_dev]\ndraft = 'a'\ntarget = 'b'\n", "shadows the registered pair"),
+    ],
+)
+def test_a_configuration_file_that_makes_no_sense(text: str, error: str) -> None:
+    Path("specprof.toml").write_text(text)
+    assert error in refused("run", "--pair", "mine", code=USAGE)[0]
+    assert error in refused("load", "--list", code=USAGE)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((), "nothing to load"),
+        (("--model", "gpt2", "--pair", "tiny_dev"), "exclude each other"),
+        (("--model", ""), "the model id is empty"),
+        (("--model", "tiny_dev/target", "--n-tokens", "-1"), "--n-tokens -1 is negative"),
+        (("--model", "tiny_dev/target", "--dtype", "fp8"), "no dtype 'fp8'"),
+        (("--draft", "tiny_dev/draft"), "--draft needs --target"),
+        (("--pair", "nope"), "no pair named 'nope'"),
+    ],
+)
+def test_load_refuses_the_same(arguments: tuple[str, ...], error: str) -> None:
+    assert error in refused("load", *arguments, code=USAGE)[0]
+
+
+# What this machine doesn't have
+
+
+def test_a_device_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    error, hint = refused("run", *QUICK, "--device", "cuda", code=RESOURCES)
+    assert "no CUDA device" in error and "--device cpu" in hint
+    assert "no CUDA device" in refused("load", "--pair", "tiny_dev", "--device", "cuda:3", code=RESOURCES)[0]
+    assert "no device 'abacus'" in refused("run", *QUICK, "--device", "abacus", code=USAGE)[0]
+
+
+def test_int4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "specprof.models.loader.importlib.util.find_spec",
+        lambda name, *rest: None if name == "bitsandbytes" else find_spec(name, *rest),
+    )
+    for arguments in (("run", *QUICK), ("load", "--model", "tiny_dev/target"), ("run", *QUICK, "--random-weights")):
+        error, hint = refused(*arguments, "--dtype", "int4", code=RESOURCES)
+        assert "int4 needs the bitsandbytes library" in error and "pip install bitsandbytes" in hint
+
+
+def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specprof.models.loader.available_memory", lambda _device: 1_000_000)
+    error, hint = refused("run", *QUICK, code=RESOURCES)
+    assert "GB are available" in error and "--dtype int4" in hint
+
+
+# The context
+
+
+def test_k_has_to_fit_the_context() -> None:
+    error, hint = refused("run", *QUICK, "--k", "1024", code=USAGE)
+    assert "k = 1024 is not less than the context of tiny_dev/target, 1024" in error and "2 to 8" in hint
+
+
+def test_a_prompt_longer_than_the_context() -> None:
+    Path("long.txt").write_text("word " * 3000)
+    before = sorted(Path().iterdir())
+    outcome = command("run", *QUICK, "-q", "--prompts", "long.txt")
+    error, hint = outcome.told
+    assert outcome.code == USAGE and sorted(Path().iterdir()) == before
+    assert "exceeds the context of tiny_dev/target, 1024" in error and "--max-new-tokens" in hint
+    assert len(outcome.err.splitlines()) == 2, "quiet is quiet, libraries included"
+    # Prompt and answer together: each alone would fit.
+    error, _ = refused("run", *QUICK, "--prompt", "word " * 600, "--max-new-tokens", "600", code=USAGE)
+    assert "with 600 new ones" in error
+
+
+# Models
+
+
+def test_a_missing_model_is_told_at_once(tmp_path: Path) -> None:
+    start = time.perf_counter()
+    child = process(
+        "run", "--pair", "gpt2_dev", "--k", "4",
+        environment={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}, without=["HF_HUB_CACHE"],
+    )  # fmt: skip
+    out, err = child.communicate()
+    assert time.perf_counter() - start < 5
+    assert child.returncode == UNAVAILABLE and out == "" and "Traceback" not in err
+    error, _ = Outcome(child.returncode, out, err).told
+    assert "gpt2" in error and len(err.splitlines()) == 2
+    assert not Path("results").exists()
+
+
+def test_no_such_directory() -> None:
+    assert "there is no directory ./small" in refused(
+        "run", "--draft", "./small", "--target", "./large", code=UNAVAILABLE
+    )[0].replace("./large", "./small")
+    assert "has no config.json" in refused("load", "--model", ".", code=UNAVAILABLE)[0]
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "pickled"
+    directory.mkdir()
+    source = hub.local_directory("tiny_dev/target")
+    assert source is not None
+    for file in source.iterdir():
+        if file.suffix == ".json":
+            (directory / file.name).symlink_to(file)
+    (directory / "pytorch_model.bin").write_bytes(b"\x80\x04K\x00.")
+    for arguments in (("load", "--model", "pickled"), ("run", "--draft", "tiny_dev/draft", "--target", "./pickled")):
+        error, hint = refused(*arguments, code=UNAVAILABLE)
+        assert "pickle" in error and "safetensors" in hint
+
+
+def other_tokenizer() -> Any:
+    """Words for tokens, unlike the packaged tokenizer's."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<|end|>": 0} | {f"word{i}": i for i in range(1, VOCAB_SIZE)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="<|end|>")), eos_token="<|end|>"
+    )
+
+
+def test_different_tokenizers_are_incompatible(tmp_path: Path) -> None:
+    save_model_dir(tmp_path / "draft", tiny_gpt2(0), other_tokenizer())
+    save_model_dir(tmp_path / "target", tiny_gpt2(1), tiny_tokenizer())
+    arguments = ("--draft", "draft", "--target", "target")
+    error, hint = refused("run", *QUICK, *arguments, code=INCOMPATIBLE)
+    assert "draft and target have different vocabularies" in error and "common token ids differ" in error
+    assert "--drafter ngram" in hint
+    # load says what it found out before it says that it won't do.
+    loaded = command("load", *arguments, "--n-tokens", "0")
+    assert loaded.code == INCOMPATIBLE and "vocabulary : different" in loaded.out
+    assert "have different vocabularies" in loaded.told[0]
+    # Alone, the target needs nobody's vocabulary.
+    ok("run", *QUICK, "--no-save", "--target", "target", "--drafter", "ngram")
+
+
+def test_random_weights_of_different_vocabularies_are_incompatible() -> None:
+    error, _ = refused("run", *QUICK, "--pair", "tinyllama_llama3", "--random-weights", code=INCOMPATIBLE)
+    assert "32000 and 128256 tokens" in error
+
+
+@pytest.mark.parametrize(("draft_rows", "target_rows"), [(VOCAB_SIZE, VOCAB_SIZE + 64), (VOCAB_SIZE + 64, VOCAB_SIZE)])
+def test_padding_rows_are_no_difference(tmp_path: Path, draft_rows: int, target_rows: int) -> None:
+    save_model_dir(tmp_path / "draft", tiny_gpt2(1, draft_rows), tiny_tokenizer())
+    save_model_dir(tmp_path / "target", tiny_gpt2(0, target_rows), tiny_tokenizer())
+    pair = ("--draft", "draft", "--target", "target", "--dtype", "float32")
+    document = ok("load", *pair, "--n-tokens", "0", "--json").document
+    assert document["vocabulary"]["kind"] == "padding"
+    document = ok("run", *QUICK, *pair, "--no-save", "--max-new-tokens", "48", "-n", "3", "--json").document
+    assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"] == 3
+    ok("run", *QUICK, *pair, "--no-save", "--temperature", "1")
+
+
+# Places to write to
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--results-dir", "file"), "file is not a directory"),
+        (("--results-dir", "file/deeper"), "file is not a directory"),
+        (("-o", "missing/out.json"), "no directory missing"),
+        (("-o", "."), "it is a directory"),
+    ],
+)
+def test_no_place_for_the_results(arguments: tuple[str, ...], error: str) -> None:
+    Path("file").write_text("")
+    assert error in refused("run", *QUICK, *arguments, code=RESOURCES)[0]
+
+
+def test_a_directory_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("locked").mkdir()
+    # Permission bits don't bind root, who runs tests in containers.
+    monkeypatch.setattr("os.access", lambda path, mode: "locked" not in str(path))
+    error, hint = refused("run", *QUICK, "--results-dir", "locked/results", code=RESOURCES)
+    assert "locked is not writable" in error and "--results-dir" in hint
+    assert "locked/o.json can't be written" in refused("run", *QUICK, "-o", "locked/o.json", code=RESOURCES)[0]

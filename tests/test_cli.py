@@ -1,0 +1,504 @@
+"""The command line's contract: what goes to which stream in which form, and that every option does what it says."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import QUICK, Outcome, command, isolate, ok, process
+from tiny_models import tiny_tokenizer
+
+from specprof.commands.sinks import TextStream
+from specprof.models import hub
+from specprof.profiling.comparison import compare
+from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted, to_json_line
+from specprof.profiling.metrics import fold
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+TARGET, DRAFT = (str(hub.local_directory(f"tiny_dev/{role}")) for role in ("target", "draft"))
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    isolate(tmp_path, monkeypatch)
+
+
+def run(*arguments: str, **options: Any) -> Outcome:
+    """A short successful run that keeps no events."""
+    return ok("run", *QUICK, "--no-save", *arguments, **options)
+
+
+def tokens(events: list[Event]) -> dict[str, list[int]]:
+    """What each decoder generated."""
+    return {result.decoder: result.generated_ids for result in fold(events)}
+
+
+# Standard output is data, standard error is narration
+
+
+@pytest.mark.parametrize("flags", [(), ("-q",), ("-v",), ("-vv",), ("--log-json",), ("--log-json", "-vv")])
+def test_run_json_is_one_document_at_every_verbosity(flags: tuple[str, ...]) -> None:
+    outcome = run("--json", *flags)
+    assert outcome.document["schema"] == "specprof.run/1"
+    if "-q" in flags:
+        assert outcome.err == ""
+    elif "--log-json" in flags:
+        records = [json.loads(line) for line in outcome.err.splitlines()]
+        assert {"time", "level", "logger", "message"} == set.intersection(*map(set, records))
+        assert any("loading tiny_dev" in record["message"] for record in records)
+    else:
+        assert "loading tiny_dev" in outcome.err
+    assert ("--- code_000" in outcome.err) == (flags in (("-v",), ("-vv",)))
+    # The details: one line a generation, and where the files are.
+    assert ("tok/s" in outcome.err) == ("-vv" in flags)
+    assert (TARGET in outcome.err) == ("-vv" in flags)
+
+
+@pytest.mark.parametrize("flags", [(), ("-q",), ("-v",), ("--log-json",)])
+def test_load_json_is_one_document_at_every_verbosity(flags: tuple[str, ...]) -> None:
+    outcome = ok("load", "--model", "tiny_dev/target", "--n-tokens", "5", "--json", *flags)
+    document = outcome.document
+    assert document["schema"] == "specprof.load/1"
+    facts = document["models"]["model"]
+    assert facts["parameters"] > 7e6 and facts["memory_bytes"] >= 4 * facts["parameters"]
+    assert facts["output"].startswith("The quick brown fox") and len(facts["output"]) > len("The quick brown fox")
+    assert (outcome.err == "") == ("-q" in flags)
+    if "--log-json" in flags:
+        assert all(json.loads(line)["message"] for line in outcome.err.splitlines())
+    assert (TARGET in outcome.err) == ("-v" in flags)
+
+
+def test_the_list_of_pairs() -> None:
+    Path("specprof.toml").write_text('[pairs.mine]\ndraft = "gpt2"\ntarget = "gpt2-large"\nnotes = "\\u001b[31m"\n')
+    document = ok("load", "--list", "--json").document
+    assert document["schema"] == "specprof.pairs/1"
+    assert [pair["name"] for pair in document["pairs"]] == [
+        "gpt2_dev", "tinyllama_llama3", "phi3_llama3", "llama3_self", "tiny_dev", "mine",
+    ]  # fmt: skip
+    table = ok("load", "--list").out
+    assert "gpt2-xl" in table and "gpt2-large" in table and "\x1b" not in table
+
+
+def test_jsonl_is_the_events_and_they_fold_to_the_document() -> None:
+    outcome = ok("run", *QUICK, "--reps", "2", "--jsonl", "-o", "run.json", "--results-dir", "results")
+    events = outcome.events
+    assert [to_json_line(event) for event in events] == outcome.out.splitlines(keepends=True)
+    assert isinstance(events[0], RunStarted) and isinstance(events[-1], RunEnded)
+    document = json.loads(Path("run.json").read_text())
+    assert Path(document["events_file"]).read_text() == outcome.out
+    prompts = {prompt["prompt_id"]: prompt["domain"] for prompt in events[0].config["prompts"]}
+    again = compare(fold(events), temperature=0.0, domains=prompts, seed=0).to_dict()
+    assert again == {key: document[key] for key in again}
+    assert (document["run_id"], document["config"], document["machine"]) == (
+        events[0].run_id, events[0].config, events[0].machine,
+    )  # fmt: skip
+
+
+def test_the_document_has_every_number() -> None:
+    document = run("--json").document
+    assert set(document["acceptance"]) >= {
+        "num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "num_spec_tokens", "draft_acceptance_rate",
+        "mean_acceptance_length", "accepted_per_step", "acceptance_rate_per_pos", "conditional_acceptance_rate",
+        "acceptance_histogram", "alpha",
+    }  # fmt: skip
+    assert set(document["costs"]) >= {
+        "draft_cost_ratio", "verify_ratio", "overhead_ratio", "speedup_predicted", "break_even_alpha", "best_k",
+    }  # fmt: skip
+    assert {"speedup_decode", "speedup_e2e", "output_matches_baseline", "domains", "warnings"} <= set(document)
+    for arm in ("baseline", "speculative"):
+        assert set(document[arm]) >= {
+            "ttft_seconds", "tpot_seconds", "latency_p50", "latency_p95", "latency_p99", "peak_memory_bytes",
+            "repetition",
+        }  # fmt: skip
+        assert set(document[arm]["phases"]) == {"draft", "verify", "sample", "overhead"}
+    assert document["speedup_decode"]["value"] > 0 and document["speedup_decode"]["n_prompts"] == 1
+
+
+def test_a_missing_number_is_null() -> None:
+    document = run("--json", "--no-baseline").document
+    for key in ("speedup_decode", "speedup_e2e", "baseline", "costs", "output_matches_baseline"):
+        assert document[key] is None, key
+    # One token comes from the prefill: no round, so nothing that rounds have.
+    document = run("--json", "--max-new-tokens", "1").document
+    assert document["speedup_decode"]["value"] is None
+    assert document["acceptance"]["mean_acceptance_length"] is None
+    assert document["speculative"]["tpot_seconds"] is None
+
+
+def test_o_writes_the_document_beside_the_table() -> None:
+    outcome = run("-o", "out.json")
+    assert outcome.out.startswith("tiny_dev  K = 4  greedy\n")
+    assert json.loads(Path("out.json").read_text())["schema"] == "specprof.run/1"
+    assert sorted(path.name for path in Path().iterdir()) == ["out.json"]
+
+
+# The table
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The table of ever the same events, however it is printed."""
+    events = run("--jsonl").events
+    monkeypatch.setattr("specprof.experiments.run.measure", lambda *_: iter(events))
+    return lambda *arguments, **options: run("-q", *arguments, **options).out
+
+
+def test_the_table_is_the_same_when_piped_except_for_colour(
+    replayed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    piped, shown = replayed(), replayed(terminal=True)
+    assert "\x1b" not in piped and ANSI.search(shown)
+    assert [line.rstrip() for line in ANSI.sub("", shown).splitlines()] == piped.splitlines()
+    for section in ("Speed", "Acceptance", "Domains", "Time", "Latency", "Cost model", "Output", "Warnings"):
+        assert f"\n{section} " in piped
+    assert replayed("--color", "always") == shown
+    assert replayed("--color", "never", terminal=True) == piped
+
+
+def test_no_color_and_dumb_terminals(replayed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert "\x1b" not in replayed(terminal=True), name
+
+
+def test_the_table_fits_a_narrow_terminal_and_ascii(
+    replayed: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = ANSI.sub("", replayed(terminal=True))
+    assert max(len(line) for line in shown.splitlines()) <= 40
+    assert replayed(encoding="ascii").isascii()
+
+
+# Whole processes
+
+
+def test_a_process_without_home_terminal_stdin_or_unicode() -> None:
+    hostile = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "TERM": "dumb", "COLUMNS": "40"}
+    arguments = ("run", *QUICK, "--no-save", "--json", "-v", "--prompt", "Ein Käse 😀 sagte: ")
+    child = process(*arguments, environment=hostile, without=["HOME"])
+    out, err = child.communicate()
+    assert child.returncode == 0, err
+    assert json.loads(out)["num_prompts"] == 1
+    assert "--- custom_000" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(("closed", "stream"), [("<&-", "stdin"), (">&-", "stdout"), ("2>&-", "stderr")])
+def test_a_shell_may_close_a_stream(closed: str, stream: str) -> None:
+    arguments = "run --prompts -" if stream == "stdin" else "run --pair nope" if stream == "stderr" else "load --list"
+    shell = f'"{sys.executable}" -m specprof {arguments} {closed}'
+    done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if stream == "stdout" else 2), done.stderr
+    assert done.stdout == ""
+    # Without standard error there is nowhere to say it: the exit code does.
+    assert ("standard input is empty" in done.stderr) == (stream == "stdin")
+    assert "Traceback" not in done.stderr and "bug" not in done.stderr
+
+
+def test_a_full_disk_under_stdout() -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "specprof", "load", "--list"],
+        stdout=Path("/dev/full").open("w"),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 4
+    assert Outcome(4, "", child.stderr).told == ("No space left on device", "free some space")
+
+
+def test_without_arguments_help_is_shown() -> None:
+    bare, asked = command(), ok("--help")
+    assert bare.code == 2 and bare.err == ""
+    assert bare.out == asked.out and "Usage: specprof" in bare.out and "Start with: specprof run" in bare.out
+
+
+@pytest.mark.parametrize("subcommand", ["run", "load"])
+def test_every_option_has_a_help_text(subcommand: str) -> None:
+    text = ok(subcommand, "--help").out
+    assert "Usage: specprof" in text
+    for line in re.findall(r"^  -.*", text, re.MULTILINE):
+        option = line.strip()
+        position = text.index(line)
+        assert re.search(r"  \S", option) or re.match(r"\n {10,}\S", text[position + len(line) :]), option
+
+
+def test_debug_shows_the_traceback_and_keeps_the_contract() -> None:
+    outcome = command("run", "--pair", "nope", "--debug")
+    assert outcome.code == 2
+    assert "Traceback (most recent call last)" in outcome.err and "get_pair" in outcome.err
+    assert outcome.told[0] == "there is no pair named 'nope'"
+
+
+def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("division\nby zero\x1b[31m")
+
+    monkeypatch.setattr("specprof.commands.pairs.get_pair", broken)
+    outcome = command("run")
+    error, hint = outcome.told
+    assert outcome.code == 1
+    assert "bug in specprof" in error and "division by zero" in error and "\x1b" not in error
+    assert "--debug" in hint
+
+
+# Where prompts come from
+
+
+def test_prompts_given_one_by_one() -> None:
+    document = run("-n", "5", "--json", "--prompt", "Hello", "--prompt", "def f(x):\n    return").document
+    assert document["num_prompts"] == 2 and set(document["domains"]) == {"custom"}
+    assert [p["prompt_id"] for p in document["config"]["prompts"]] == ["custom_000", "custom_001"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "domains"),
+    [
+        ("a b ä.json", '[{"raw_text": "one", "domain": "math"}, "two"]', ["math", "custom"]),
+        ("p.jsonl", '{"prompt": "one", "domain": "math"}\n"two"\n', ["math", "custom"]),
+        ("p.txt", "one\ntwo\x07\x1b[31m\n", ["custom"]),
+    ],
+)
+def test_prompts_from_a_file_and_from_stdin(name: str, text: str, domains: list[str]) -> None:
+    Path(name).write_text(text, encoding="utf-8")
+    from_file = run("-n", "9", "--json", "--prompts", name).document
+    from_pipe = run("-n", "9", "--json", "--prompts", "-", stdin=text.encode()).document
+    for document in (from_file, from_pipe):
+        assert [p["domain"] for p in document["config"]["prompts"]] == domains
+        assert document["num_prompts"] == len(domains)
+
+
+def test_domains_and_number_of_packaged_prompts() -> None:
+    document = run("-n", "3", "--json", "--domain", "conversation", "--domain", "code").document
+    assert [p["domain"] for p in document["config"]["prompts"]] == ["conversation", "code", "conversation"]
+    assert set(document["domains"]) == {"code", "conversation"}
+
+
+# Every option does what it says
+
+
+def test_ngram_drafts_without_a_draft_model() -> None:
+    arguments = ("--drafter", "ngram", "--prompt", "1 2 3 1 2 3 1 2 3 1 2 3", "--max-new-tokens", "24")
+    events = run("--jsonl", *arguments).events
+    assert isinstance(events[0], RunStarted) and set(events[0].config["models"]) == {"target"}
+    assert any(isinstance(event, Round) and event.draft_tokens for event in events)
+    assert tokens(events)["AR"] == tokens(events)["SD-K4"]
+    assert "drafter ngram" in run("--drafter", "ngram", "--target", TARGET).out
+
+
+def test_k_0_is_plain_decoding() -> None:
+    outcome = run("--k", "0", "--json")
+    document = outcome.document
+    assert document["speculative"]["decoder"] == "SD-K0" and document["speculative"]["num_rounds"] == 7
+    assert document["acceptance"]["num_draft_tokens"] == 0
+    assert document["output_matches_baseline"]["num_identical"] == 1
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_k_is_the_number_drafted(k: int) -> None:
+    events = run("-k", str(k), "--max-new-tokens", "20", "--jsonl").events
+    drafted = [len(e.draft_tokens) for e in events if isinstance(e, Round) and e.decoder == f"SD-K{k}" and not e.cut]
+    assert drafted and set(drafted) == {k}
+    assert tokens(events)["AR"] == tokens(events)[f"SD-K{k}"]
+
+
+def test_sampling_draws_by_the_seed() -> None:
+    def sampled(*arguments: str) -> dict[str, list[int]]:
+        outcome = run("--temperature", "0.8", "--jsonl", *arguments)
+        assert all(
+            e.target_prob is not None and e.alpha is not None
+            for e in outcome.events
+            if isinstance(e, Round) and e.draft_tokens
+        )
+        return tokens(outcome.events)
+
+    first = sampled("--seed", "1")
+    assert sampled("--seed", "1") == first
+    assert sampled("--seed", "2") != first
+    # With one token kept, sampling is greedy: these two options do reach the sampler.
+    greedy = tokens(run("--jsonl").events)
+    assert first != greedy
+    assert sampled("--top-k", "1") == greedy == sampled("--top-p", "1e-6")
+
+
+def test_sampling_is_said_and_its_output_not_compared() -> None:
+    document = run("--temperature", "0.8", "--top-k", "50", "--top-p", "0.9", "--json").document
+    assert document["temperature"] == 0.8 and document["output_matches_baseline"] is None
+    assert document["acceptance"]["alpha"] is not None
+
+
+def test_deterministic_runs_give_the_same_tokens() -> None:
+    first, second = (tokens(run("--jsonl", "--max-new-tokens", "24").events) for _ in range(2))
+    assert first == second and first["AR"] == first["SD-K4"]
+
+
+def test_detail_records_probabilities_of_greedy_drafts() -> None:
+    def with_probabilities(*arguments: str) -> list[bool]:
+        rounds = [e for e in run("--jsonl", *arguments).events if isinstance(e, Round) and e.draft_tokens]
+        return [e.target_prob is not None and len(e.target_prob) == len(e.draft_tokens) for e in rounds]
+
+    assert any(with_probabilities()) is False
+    assert all(with_probabilities("--detail")) and with_probabilities("--detail")
+
+
+def test_both_forwards_generate_the_same() -> None:
+    own, theirs = (run("--jsonl", "--forward", forward).events for forward in ("own", "hf"))
+    assert isinstance(own[0], RunStarted) and isinstance(theirs[0], RunStarted)
+    assert {m["forward"] for m in own[0].config["models"].values()} == {"own"}
+    assert {m["forward"] for m in theirs[0].config["models"].values()} == {"hf"}
+    assert tokens(own) == tokens(theirs)
+
+
+def test_the_end_of_a_text_is_respected_unless_told_otherwise() -> None:
+    arguments = ("--domain", "code", "--max-new-tokens", "40", "--no-baseline", "--jsonl")
+    for flags, reason in (((), "stop"), (("--ignore-eos",), "length")):
+        ended = [e for e in run(*arguments, *flags).events if isinstance(e, PromptEnded)]
+        assert [e.finish_reason for e in ended] == [reason]
+
+
+def test_dtype_is_that_of_both_models() -> None:
+    document = run("--dtype", "bf16", "--json").document
+    assert {m["dtype"] for m in document["config"]["models"].values()} == {"bfloat16"}
+    outcome = run("--dtype", "fp16", "--json")
+    assert {m["dtype"] for m in outcome.document["config"]["models"].values()} == {"float32"}
+    assert outcome.err.count("float16 weights compute in float32") == 2  # once for each model
+
+
+def test_a_chat_template_is_used_unless_off(tmp_path: Path) -> None:
+    directories = []
+    for role, source in (("draft", DRAFT), ("target", TARGET)):
+        directory = tmp_path / role
+        directory.mkdir()
+        for file in Path(source).iterdir():
+            (directory / file.name).symlink_to(file)
+        (directory / "chat_template.jinja").write_text("User: {{ messages[0].content }}\nAssistant:")
+        directories += [f"--{role}", str(directory)]
+
+    def prompt_tokens(*arguments: str) -> list[int]:
+        events = run(*directories, "--jsonl", "--no-baseline", *arguments).events
+        return [e.num_prompt_tokens for e in events if isinstance(e, Prefilled)]
+
+    plain = prompt_tokens("--domain", "conversation", "--chat-template", "off")
+    assert prompt_tokens("--domain", "conversation") > plain
+    assert prompt_tokens("--domain", "code") == prompt_tokens("--domain", "code", "--chat-template", "off")
+
+
+@pytest.mark.parametrize(("acceptance", "rate"), [("1", 1.0), ("0", 0.0)])
+def test_synthetic_acceptance_is_forced_and_said_everywhere(acceptance: str, rate: float) -> None:
+    label = f"synthetic acceptance {acceptance}: the cost is real, the text is not the target's"
+    outcome = run("--synthetic-acceptance", acceptance, "--max-new-tokens", "24", "--json")
+    assert outcome.document["acceptance"]["draft_acceptance_rate"] == rate
+    assert outcome.document["caveats"] == [label] == outcome.document["config"]["caveats"]
+    assert label in outcome.err
+    table = run("--synthetic-acceptance", acceptance, "-q")
+    assert "synthetic acceptance" in " ".join(table.out.split()) and table.err == ""
+
+
+def test_random_weights_are_said_everywhere() -> None:
+    label = "random weights: the cost is real, acceptance and text mean nothing"
+    outcome = run("--random-weights", "--json")
+    assert outcome.document["caveats"] == [label] and label in outcome.err
+    assert label in run("--random-weights", "-q").out
+    events = run("--random-weights", "--jsonl").events
+    assert isinstance(events[0], RunStarted) and events[0].config["caveats"] == [label]
+
+
+def test_random_weights_have_the_true_shape() -> None:
+    label = "random weights: the cost is real, acceptance and text mean nothing"
+    document = ok("load", "--model", "gpt2", "--random-weights", "--n-tokens", "1", "--json").document
+    assert document["models"]["model"]["parameters"] == 124_439_808  # GPT-2 small
+    assert document["caveats"] == [label]
+    outcome = ok("load", "--pair", "tiny_dev", "--random-weights", "--n-tokens", "0")
+    assert label in outcome.out and label in outcome.err
+
+
+def test_pairs_of_ones_own(tmp_path: Path) -> None:
+    by_directory = run("--draft", DRAFT, "--target", TARGET, "--json").document
+    Path("specprof.toml").write_text(
+        f"[pairs.mine]\ndraft = {json.dumps(DRAFT)}\ntarget = {json.dumps(TARGET)}\ntarget_dtype = 'bfloat16'\n"
+    )
+    by_name = run("--pair", "mine", "--json").document
+    assert by_directory["pair"] == f"{DRAFT}+{TARGET}" and by_name["pair"] == "mine"
+    assert {role: m["dtype"] for role, m in by_name["config"]["models"].items()} == {
+        "target": "bfloat16", "draft": "float32",
+    }  # fmt: skip
+    (tmp_path / "mödel ä").symlink_to(TARGET)
+    strange = run("--draft", DRAFT, "--target", "mödel ä", encoding="ascii")
+    assert "greedy" in strange.out
+
+
+def test_results_go_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECPROF_RESULTS", "über all/results")
+    document = ok("run", *QUICK, "--json").document
+    (file,) = Path("über all/results").iterdir()
+    assert str(file) == document["events_file"] and file.stem == document["run_id"]
+    assert run("--json").document["events_file"] is None  # --no-save
+
+
+# load
+
+
+def test_the_card_of_a_model() -> None:
+    card = ok("load", "--model", "tiny_dev/target", "--n-tokens", "5").out
+    fields = dict(line.split(" : ", 1) for line in (" ".join(line.split()) for line in card.splitlines()))
+    assert fields["model"] == "tiny_dev/target" and re.fullmatch(r"7\.\d M", fields["parameters"])
+    assert "float16, computes in float32" in fields["memory"] and "context 1024" in fields["forward"]
+    assert fields["output"].startswith('"The quick brown fox')
+
+
+def test_the_card_of_a_pair() -> None:
+    document = ok("load", "--pair", "tiny_dev", "--json").document
+    assert set(document["models"]) == {"draft", "target"} and document["vocabulary"]["kind"] == "identical"
+    sizes = sum(facts["memory_bytes"] for facts in document["models"].values())
+    assert document["memory_needed_bytes"] == pytest.approx(sizes, rel=0.02)
+    assert document["memory_available_bytes"] > document["memory_needed_bytes"]
+    card = ok("load", "--pair", "tiny_dev").out
+    assert "vocabulary : identical" in card and "needed" in card
+
+
+# The streamed text
+
+
+class Letters:
+    """A tokenizer of single bytes."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        return bytes(ids).decode("utf-8", errors="replace")
+
+
+def streamed(*, color: bool) -> str:
+    out = io.StringIO()
+    stream = TextStream(Letters(), "SD-K2", color=color, out=out)
+    where = ("p", "SD-K2", 0)
+    cheese = tuple("ä".encode())
+    stream(Prefilled("p", "AR", 0, 1, ord("?"), 0.0, 0.0, 0.0))
+    stream(Prefilled(*where, 1, ord("a"), 0.0, 0.0, 0.0))
+    stream(Round(*where, 0, (98, 99), 1, (98, 100), 0.0, 0.0, 0.0, 0.0))
+    stream(Round(*where, 1, (101, 102), 2, (101, 102, 27), 0.0, 0.0, 0.0, 0.0))
+    stream(Round(*where, 2, cheese, 2, (*cheese, 103), 0.0, 0.0, 0.0, 0.0))
+    stream(PromptEnded(*where, "length", 0))
+    return out.getvalue()
+
+
+def test_streamed_text_marks_where_each_token_came_from() -> None:
+    assert streamed(color=False) == "--- p\nab[d]ef{\\x1b}ä{g}\n"
+    colored = streamed(color=True)
+    assert ANSI.sub("", colored) == "--- p\nabdef\\x1bäg\n"
+    assert "\x1b[32mb\x1b[0m" in colored and "\x1b[31;4md\x1b[0m" in colored and "\x1b[34;1mg\x1b[0m" in colored
+
+
+def test_v_streams_what_was_generated() -> None:
+    outcome = run("-v", "--jsonl", "--max-new-tokens", "24")
+    text = tiny_tokenizer().decode(tokens(outcome.events)["SD-K4"])
+    shown = outcome.err.split("--- code_000\n", 1)[1]
+    assert re.sub(r"[\[\]{}\s]", "", text) == re.sub(r"[\[\]{}\s]", "", shown)
