@@ -61,6 +61,9 @@ def main(args: Sequence[str] | None = None) -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         code = BROKEN_PIPE
+    except SystemExit as ended:
+        # Inside a command Typer meets a broken pipe first, and would say 1.
+        code = BROKEN_PIPE if isinstance(ended.__context__, BrokenPipeError) else ended.code
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()

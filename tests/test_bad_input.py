@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import QUICK, Outcome, command, isolate, ok, process
-from tiny_models import VOCAB_SIZE, save_model_dir, tiny_gpt2, tiny_tokenizer
 
+from command_line import QUICK, Outcome, command, isolate, ok, process
 from specprof.models import hub
+from tiny_models import VOCAB_SIZE, save_model_dir, tiny_gpt2, tiny_tokenizer
 
 USAGE, UNAVAILABLE, RESOURCES, INCOMPATIBLE = 2, 3, 4, 5
 
@@ -164,8 +166,6 @@ def test_a_device_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_int4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         "specprof.models.loader.importlib.util.find_spec",
@@ -221,9 +221,8 @@ def test_a_missing_model_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_no_such_directory() -> None:
-    assert "there is no directory ./small" in refused(
-        "run", "--draft", "./small", "--target", "./large", code=UNAVAILABLE
-    )[0].replace("./large", "./small")
+    arguments = ("--draft", "tiny_dev/draft", "--target", "./large")
+    assert "there is no directory ./large" in refused("run", *arguments, code=UNAVAILABLE)[0]
     assert "has no config.json" in refused("load", "--model", ".", code=UNAVAILABLE)[0]
 
 
@@ -268,6 +267,14 @@ def test_different_tokenizers_are_incompatible(tmp_path: Path) -> None:
     ok("run", *QUICK, "--no-save", "--target", "target", "--drafter", "ngram")
 
 
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    broken = copy.deepcopy(tiny_gpt2(0))
+    broken.transformer.ln_f.weight.data.fill_(float("nan"))
+    save_model_dir(tmp_path / "broken", broken, tiny_tokenizer())
+    error, hint = refused("run", *QUICK, "--target", "broken", "--drafter", "ngram", code=UNAVAILABLE)
+    assert "broken computes no numbers (NaN)" in error and "--dtype" in hint
+
+
 def test_random_weights_of_different_vocabularies_are_incompatible() -> None:
     error, _ = refused("run", *QUICK, "--pair", "tinyllama_llama3", "--random-weights", code=INCOMPATIBLE)
     assert "32000 and 128256 tokens" in error
@@ -280,9 +287,10 @@ def test_padding_rows_are_no_difference(tmp_path: Path, draft_rows: int, target_
     pair = ("--draft", "draft", "--target", "target", "--dtype", "float32")
     document = ok("load", *pair, "--n-tokens", "0", "--json").document
     assert document["vocabulary"]["kind"] == "padding"
-    document = ok("run", *QUICK, *pair, "--no-save", "--max-new-tokens", "48", "-n", "3", "--json").document
-    assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"] == 3
-    ok("run", *QUICK, *pair, "--no-save", "--temperature", "1")
+    texts = ("-n", "2", "--prompt", "def f(x):", "--prompt", "Once upon a time", "--max-new-tokens", "64")
+    document = ok("run", *QUICK, *pair, *texts, "--no-save", "--json").document
+    assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"] == 2
+    ok("run", *QUICK, *pair, *texts, "--no-save", "--temperature", "1")
 
 
 # Places to write to

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import QUICK, Outcome, command, isolate, ok, process
-from tiny_models import tiny_tokenizer
 
+from command_line import QUICK, Outcome, command, isolate, ok, process
 from specprof.commands.sinks import TextStream
 from specprof.models import hub
 from specprof.profiling.comparison import compare
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted, to_json_line
 from specprof.profiling.metrics import fold
+from tiny_models import tiny_tokenizer
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 TARGET, DRAFT = (str(hub.local_directory(f"tiny_dev/{role}")) for role in ("target", "draft"))
@@ -205,15 +205,24 @@ def test_a_shell_may_close_a_stream(closed: str, stream: str) -> None:
 
 
 def test_a_full_disk_under_stdout() -> None:
-    child = subprocess.run(
-        [sys.executable, "-m", "specprof", "load", "--list"],
-        stdout=Path("/dev/full").open("w"),
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    with Path("/dev/full").open("w") as full:
+        child = subprocess.run(
+            [sys.executable, "-m", "specprof", "load", "--list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
     assert child.returncode == 4
     assert Outcome(4, "", child.stderr).told == ("No space left on device", "free some space")
+
+
+def test_a_reader_that_goes_away_early() -> None:
+    child = process("load", "--list", "--json")
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()
+    assert child.stderr.read() == ""
+    assert child.wait(20) == 141
 
 
 def test_without_arguments_help_is_shown() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.drafters import Drafter, DraftModel, NGramLookup
+from specprof.decoding.sampling import Sampling
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.decoding.vocabulary import VocabularyVerdict, compare_vocabularies
 from specprof.errors import IncompatiblePairError, UsageError
@@ -63,8 +64,9 @@ def load_arms(config: RunConfig) -> Arms:
     Raises:
         UnavailableError, ResourceError: a model can't be had, or doesn't fit.
         IncompatiblePairError: the vocabularies differ.
-        UsageError: k is larger than the context.
+        UsageError: k is larger than the context, or the temperature too small.
     """
+    Sampling(config.temperature, config.top_k, config.top_p)  # refuses what can't be sampled with
     device = loader.choose_device(config.device)
     memory = PeakMemory(device)
     memory.start()
@@ -152,8 +154,9 @@ def different_vocabularies(pair: ModelPair, reason: str) -> IncompatiblePairErro
 
 def _check_sizes(pair: ModelPair) -> None:
     """Random weights come without tokenizers of their own; heads that differ by more than padding tell all the same."""
-    draft, target = (model_config(model_id)["vocab_size"] for model_id in (pair.draft_model_id, pair.target_model_id))
-    if abs(target - draft) > MOST_PADDING * max(target, draft):
+    sizes = (model_config(model_id).get("vocab_size") for model_id in (pair.draft_model_id, pair.target_model_id))
+    draft, target = sizes
+    if draft and target and abs(target - draft) > MOST_PADDING * max(target, draft):
         raise different_vocabularies(pair, f"{draft} and {target} tokens")
 
 

@@ -12,9 +12,10 @@ from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import Sampling
 from specprof.decoding.speculative import SpeculativeDecoder
-from specprof.errors import UsageError
+from specprof.errors import UnavailableError, UsageError
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
+from specprof.models.linear import MAX_MEASURED_WIDTH
 from specprof.models.loader import quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import events, machine
@@ -93,6 +94,9 @@ def warm_up(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], tic
 
     First passes allocate, choose kernels and fault pages in; left inside they would be charged to
     whichever arm came first. ``tick`` is called after each step.
+
+    Raises:
+        UnavailableError: a model's logits are not numbers.
     """
     _warm_shapes(arms, config.k)
     tick()
@@ -106,7 +110,11 @@ def warm_up(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], tic
 
 @torch.inference_mode()
 def _warm_shapes(arms: Arms, k: int) -> None:
-    widths = {arms.target: range(1, k + 2)} | ({arms.draft: range(1, 3)} if arms.draft else {})
+    # All the widths a choice of kernel is made for, and beyond those the one that most rounds have.
+    verified = sorted({*range(1, min(k + 1, MAX_MEASURED_WIDTH) + 1), k + 1})
+    widths: dict[ModelWrapper, Sequence[int]] = {arms.target: verified}
+    if arms.draft is not None:
+        widths[arms.draft] = (1, 2)
     for wrapper, span in widths.items():
         room = min(64 + k + 2, wrapper.max_context or 64 + k + 2)
         cache = wrapper.new_cache(room)
@@ -114,7 +122,12 @@ def _warm_shapes(arms: Arms, k: int) -> None:
             ids = torch.zeros(width, dtype=torch.long, device=wrapper.device)
             for _ in range(_SHAPE_REPEATS):
                 cache.truncate(0)
-                wrapper.extend(ids, cache, width)
+                logits = wrapper.extend(ids, cache, width)
+        if logits.isnan().any():
+            raise UnavailableError(
+                f"{wrapper.name} computes no numbers (NaN) in {str(wrapper.dtype).removeprefix('torch.')}",
+                "fetch the weights again, or use a dtype of larger range: --dtype bfloat16 or float32",
+            )
 
 
 def _order(config: RunConfig, arms: Arms, turn: int) -> tuple[Decoder, ...]:
