@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from specprof.errors import UsageError
 from specprof.models.loader import canonical_dtype
@@ -27,7 +28,8 @@ def chosen_pair(
     if target is not None and draft is None and needs_draft:
         raise UsageError("--target needs --draft", "name both models, or use --drafter ngram, which needs no draft")
     if target is not None:
-        name = f"{'ngram' if draft is None else draft}+{target}"
+        # The last part of a path or id reads well in a title; the record has the whole.
+        name = f"{'ngram' if draft is None else Path(draft).name}+{Path(target).name}"
         chosen = ModelPair(name, target if draft is None else draft, target)
     else:
         chosen = get_pair(DEFAULT_PAIR if pair is None else pair)

@@ -436,7 +436,7 @@ def test_pairs_of_ones_own(tmp_path: Path) -> None:
         f"[pairs.mine]\ndraft = {json.dumps(DRAFT)}\ntarget = {json.dumps(TARGET)}\ntarget_dtype = 'bfloat16'\n"
     )
     by_name = run("--pair", "mine", "--json").document
-    assert by_directory["pair"] == f"{DRAFT}+{TARGET}" and by_name["pair"] == "mine"
+    assert by_directory["pair"] == f"{Path(DRAFT).name}+{Path(TARGET).name}" and by_name["pair"] == "mine"
     assert {role: m["dtype"] for role, m in by_name["config"]["models"].items()} == {
         "target": "bfloat16", "draft": "float32",
     }  # fmt: skip

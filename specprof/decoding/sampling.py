@@ -3,48 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from specprof.errors import UsageError
+from specprof.decoding.settings import MIN_TEMPERATURE, Sampling
 
-MIN_TEMPERATURE = 1e-30
-"""Logits divided by less overflow float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a token is chosen; draft and target always share one.
-
-    Raises:
-        UsageError: a value that means nothing.
-    """
-
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_k: int = 0
-    """Keep the k most probable tokens; 0 keeps all."""
-    top_p: float = 1.0
-    """Keep the smallest set of most probable tokens whose mass reaches this; 1 keeps all."""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(
-                f"temperature {self.temperature} is not a number >= 0", "0 is greedy, 1 is the model's own"
-            )
-        if 0 < self.temperature < MIN_TEMPERATURE:
-            raise UsageError(f"temperature {self.temperature} is too small to divide by", "0 is greedy")
-        if self.top_k < 0:
-            raise UsageError(f"top-k {self.top_k} is negative", "0 keeps every token")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top-p {self.top_p} is not in (0, 1]", "1 keeps every token")
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0
+__all__ = ["MIN_TEMPERATURE", "Sampling", "draw", "probabilities", "random_stream"]
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:

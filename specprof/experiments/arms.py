@@ -9,7 +9,6 @@ import torch
 
 from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.drafters import Drafter, DraftModel, NGramLookup
-from specprof.decoding.sampling import Sampling
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.decoding.vocabulary import VocabularyVerdict, compare_vocabularies
 from specprof.errors import IncompatiblePairError, UsageError
@@ -64,9 +63,8 @@ def load_arms(config: RunConfig) -> Arms:
     Raises:
         UnavailableError, ResourceError: a model can't be had, or doesn't fit.
         IncompatiblePairError: the vocabularies differ.
-        UsageError: k is larger than the context, or the temperature too small.
+        UsageError: k is larger than the context.
     """
-    Sampling(config.temperature, config.top_k, config.top_p)  # refuses what can't be sampled with
     device = loader.choose_device(config.device)
     memory = PeakMemory(device)
     memory.start()

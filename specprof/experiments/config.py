@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from specprof.decoding.settings import Sampling
 from specprof.errors import UsageError
 from specprof.models.registry import ModelPair
 
@@ -52,14 +52,7 @@ class RunConfig:
             raise UsageError(f"k = {self.k} is negative", "k is the number of tokens drafted per round, 0 or more")
         if self.drafter not in DRAFTERS:
             raise UsageError(f"there is no drafter {self.drafter!r}", f"drafters: {', '.join(DRAFTERS)}")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(
-                f"temperature {self.temperature} is not a number >= 0", "0 is greedy, 1 is the model's own"
-            )
-        if self.top_k < 0:
-            raise UsageError(f"top-k {self.top_k} is negative", "0 keeps every token")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top-p {self.top_p} is not in (0, 1]", "1 keeps every token")
+        Sampling(self.temperature, self.top_k, self.top_p)  # refuses what can't be sampled with
         for name, value, least in (
             ("max-new-tokens", self.max_new_tokens, 1),
             ("reps", self.repetitions, 1),
