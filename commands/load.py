@@ -196,6 +196,7 @@ def _describe(wrapper: ModelWrapper, dtype: str, n_tokens: int) -> dict[str, Any
         "vocab_size": wrapper.vocab_size,
         "output": None,
     }
+    wrapper.check_numbers()
     if n_tokens:
         from specprof.decoding.autoregressive import AutoregressiveDecoder
 

@@ -273,6 +273,8 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     save_model_dir(tmp_path / "broken", broken, tiny_tokenizer())
     error, hint = refused("run", *QUICK, "--target", "broken", "--drafter", "ngram", code=UNAVAILABLE)
     assert "broken computes no numbers (NaN)" in error and "--dtype" in hint
+    loaded = command("load", "--model", "broken")
+    assert loaded.code == UNAVAILABLE and "computes no numbers (NaN)" in loaded.told[0]
 
 
 def test_random_weights_of_different_vocabularies_are_incompatible() -> None:

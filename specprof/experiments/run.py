@@ -12,7 +12,7 @@ from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import Sampling
 from specprof.decoding.speculative import SpeculativeDecoder
-from specprof.errors import UnavailableError, UsageError
+from specprof.errors import UsageError
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
 from specprof.models.linear import MAX_MEASURED_WIDTH
@@ -122,12 +122,8 @@ def _warm_shapes(arms: Arms, k: int) -> None:
             ids = torch.zeros(width, dtype=torch.long, device=wrapper.device)
             for _ in range(_SHAPE_REPEATS):
                 cache.truncate(0)
-                logits = wrapper.extend(ids, cache, width)
-        if logits.isnan().any():
-            raise UnavailableError(
-                f"{wrapper.name} computes no numbers (NaN) in {str(wrapper.dtype).removeprefix('torch.')}",
-                "fetch the weights again, or use a dtype of larger range: --dtype bfloat16 or float32",
-            )
+                wrapper.extend(ids, cache, width)
+        wrapper.check_numbers()
 
 
 def _order(config: RunConfig, arms: Arms, turn: int) -> tuple[Decoder, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from specprof.errors import UsageError
+from specprof.errors import UnavailableError, UsageError
 from specprof.models import transformer
 from specprof.models.kv_cache import KVCache, Slab
 
@@ -86,6 +86,15 @@ class ModelWrapper:
             raise UsageError(
                 f"{num_tokens} tokens are more than the context of {self.max_context} that {self.name} was made for",
                 "shorten the prompt or lower --max-new-tokens",
+            )
+
+    def check_numbers(self) -> None:
+        """Run one token; raise UnavailableError if the logits are not numbers (broken weights, an overflow)."""
+        logits, _ = self.forward(torch.zeros(1, 1, dtype=torch.long))
+        if logits.isnan().any():
+            raise UnavailableError(
+                f"{self.name} computes no numbers (NaN) in {str(self.dtype).removeprefix('torch.')}",
+                "fetch the weights again, or use a dtype of larger range: --dtype bfloat16 or float32",
             )
 
     # --- for exploring
