@@ -274,9 +274,9 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     try:
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ResourceError(
-            f"writing {path} failed: {error.strerror or error}", f"the events are kept: {document['events_file']}"
-        ) from error
+        kept = document["events_file"]
+        hint = f"the events are kept: {kept}" if kept else "free some space or choose another --output, and run again"
+        raise ResourceError(f"writing {path} failed: {error.strerror or error}", hint) from error
 
 
 def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: str) -> None:
