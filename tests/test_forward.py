@@ -283,6 +283,7 @@ def test_fused_projections_share_their_memory_with_the_modules(family: str) -> N
             (layer.qkv, (attention.q_proj, attention.k_proj, attention.v_proj)),
             (layer.gate_up, (mlp.gate_proj, mlp.up_proj)),
         ):
+            assert isinstance(fused, Tensor)
             places = [fused.data_ptr() + row * fused.stride(0) * 4 for row in range(fused.shape[0])]
             row = 0
             for part in parts:
@@ -357,16 +358,6 @@ def test_what_our_forward_cannot_run_goes_to_hugging_face(variant: str) -> None:
     cache.truncate(20)
     logits = wrapper.extend(torch.tensor(tokens[20:]), cache, 10)
     torch.testing.assert_close(logits, model(input_ids=torch.tensor([tokens])).logits[0, 20:], atol=2e-4, rtol=2e-4)
-
-
-def test_quantised_weights_go_to_hugging_face() -> None:
-    model = copy.deepcopy(tiny_llama(vocab_size=VOCAB))
-    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    wrapper = ModelWrapper(model)
-    assert wrapper.forward_name == "hf"
-    assert wrapper.why_not_own == "the weights are quantised"
-    with pytest.raises(UsageError, match="quantised"):
-        ModelWrapper(model, forward="own")
 
 
 def test_replaced_projections_go_to_hugging_face() -> None:

@@ -11,14 +11,33 @@ up to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+
+@dataclass(frozen=True, slots=True)
+class QuantisedMatrix:
+    """``[out, in]`` in the hands of quantised layers that share their input: each knows its own rows and bias."""
+
+    layers: tuple[nn.Module, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``x [tokens, in] -> [tokens, out]``"""
+        parts: list[Tensor] = [layer(x) for layer in self.layers]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+Matrix: TypeAlias = Tensor | QuantisedMatrix
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``(x [tokens, in], weight [out, in], bias [out] or None) -> [tokens, out]``"""
+Product = Callable[[Tensor, Matrix, Tensor | None], Tensor]
+"""The same for any matrix; a quantised one brings its bias."""
 
 MAX_MEASURED_WIDTH = 16
 """Wider passes are bound by arithmetic, where ``F.linear`` is the right form."""
@@ -48,28 +67,37 @@ def by_twin_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return by_columns(torch.cat((x, x)), weight, bias)[:1]
 
 
+def by_kind(form: Linear, x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
+    """A dense matrix by ``form``, a quantised one by its own layers."""
+    return form(x, matrix, bias) if isinstance(matrix, Tensor) else matrix(x)
+
+
 class LinearChoice:
     """The form to use for each width (number of tokens), measured on first use."""
 
-    def __init__(self, weights: Sequence[Tensor], *, measure: bool) -> None:
+    def __init__(self, weights: Sequence[Matrix], *, measure: bool) -> None:
         """
         Args:
             weights: the matrices ``[out, in]`` a forward pass multiplies, in order.
             measure: False keeps ``F.linear`` for every width, which makes runs repeatable to the last bit.
         """
-        total = sum(w.numel() * w.element_size() for w in weights)
-        suitable = bool(weights) and all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights)
+        dense = [w for w in weights if isinstance(w, Tensor)]
+        total = sum(w.numel() * w.element_size() for w in dense)
+        suitable = bool(dense) and all(w.device.type == "cpu" and w.dtype == torch.float32 for w in dense)
+        self._all_dense = len(dense) == len(weights)
         self._measure = measure and suitable and total > _LEAST_BYTES
-        self._weights = sample_of(weights) if self._measure else []
+        self._weights = sample_of(dense) if self._measure else []
         self._by_width: dict[int, Linear] = {}
 
-    def __getitem__(self, width: int) -> Linear:
-        if not self._measure or width > MAX_MEASURED_WIDTH:
-            return by_rows
-        if width not in self._by_width:
-            seconds = measure_forms(self._weights, width)
-            self._by_width[width] = min(seconds, key=lambda form: seconds[form])
-        return self._by_width[width]
+    def __getitem__(self, width: int) -> Product:
+        form: Linear = by_rows
+        if self._measure and width <= MAX_MEASURED_WIDTH:
+            if width not in self._by_width:
+                seconds = measure_forms(self._weights, width)
+                self._by_width[width] = min(seconds, key=lambda form: seconds[form])
+            form = self._by_width[width]
+        # A form alone where there is nothing to tell apart: this is called for every matrix of every pass.
+        return form if self._all_dense else partial(by_kind, form)  # type: ignore[return-value]
 
     def chosen(self) -> dict[int, str]:
         """The forms measured so far, by width: recorded with results."""

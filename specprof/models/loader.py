@@ -7,7 +7,6 @@ missing model is reported before anything slow happens.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import math
 import warnings
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specprof.errors import ResourceError, UnavailableError, UsageError
-from specprof.models import hub
+from specprof.models import hub, int4
 
 if TYPE_CHECKING:
     import torch
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 DTYPES = ("float16", "bfloat16", "float32", "int4")
 
 _ALIASES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "nf4": "int4"}
-# One 32-bit scale for every block of four-bit weights.
-_INT4_BLOCK = 64
-_INT4_BYTES = 0.5 + 4 / _INT4_BLOCK
-# bitsandbytes leaves the token tables and the output head unquantised.
-_NOT_QUANTISED = ("embed", "lm_head", "wte", "wpe")
 
 _log = logging.getLogger("specprof")
 
@@ -38,6 +32,7 @@ def load_model(
     dtype: str = "float16",
     device: str | torch.device | None = None,
     *,
+    compute_dtype: str | None = None,
     revision: str | None = None,
     offline: bool = False,
     trust_remote_code: bool = False,
@@ -48,6 +43,7 @@ def load_model(
         model_id: a packaged name, a local directory or a hub id, see :func:`specprof.models.hub.resolve`.
         dtype: float16, bfloat16, float32 or int4 (or fp16, bf16, fp32, nf4). On the CPU float16 computes in float32.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default CUDA if there is any, else the CPU.
+        compute_dtype: what int4 weights are expanded to, and the type of all others; by default the device's best.
         revision: branch, tag or commit of a hub repository.
         offline: never use the network.
         trust_remote_code: run Python code that comes with the model.
@@ -61,17 +57,21 @@ def load_model(
         ResourceError: no such device, too little memory, or int4 without bitsandbytes.
     """
     dtype = canonical_dtype(dtype)
+    if compute_dtype is not None and (dtype != "int4" or canonical_dtype(compute_dtype) == "int4"):
+        raise UsageError(f"{dtype} weights can't be expanded to {compute_dtype}", "expand int4 weights to a float type")
     if dtype == "int4":
-        require_bitsandbytes()
+        int4.require_bitsandbytes()
     if device is not None:
         device = choose_device(device)  # before a download that would be for nothing
     found = hub.resolve(model_id, revision=revision, offline=offline, remote_code=trust_remote_code)
     hub.check_tokenizer_files(found.directory, model_id)
     config = _load_config(found.directory, model_id, trust_remote_code)
     device = choose_device(device)
-    require_memory(memory_needed(found.directory, dtype, device), device, f"{model_id} in {dtype}")
+    needed = memory_needed(found.directory, dtype, device, expanded_to=compute_dtype)
+    require_memory(needed, device, f"{model_id} in {dtype}")
     tokenizer = _load_tokenizer(found.directory, model_id, trust_remote_code)
-    return _load_weights(found.directory, model_id, config, dtype, device, trust_remote_code), tokenizer
+    model = _load_weights(found.directory, model_id, config, dtype, device, compute_dtype, trust_remote_code)
+    return model, tokenizer
 
 
 def load_tokenizer(
@@ -132,41 +132,49 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
-def compute_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
+def compute_dtype(dtype: str, device: str | torch.device, *, expanded_to: str | None = None) -> torch.dtype:
     """The type that weights of ``dtype`` compute in: float32 for float16 on the CPU, which has no fast half type;
-    for int4 the type its weights are expanded to."""
+    for int4 the type its weights are expanded to, by name or the device's best."""
     import torch
 
     name = canonical_dtype(dtype)
     kind = torch.device(device).type
+    types = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
     if name == "int4":
+        if expanded_to is not None:
+            return types[canonical_dtype(expanded_to)]
         if kind == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         return torch.float32 if kind == "cpu" else torch.float16
     if name == "float16" and kind == "cpu":
         return torch.float32
-    return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    return types[name]
 
 
 # --- memory
 
 
-def memory_needed(directory: Path, dtype: str, device: str | torch.device) -> int:
+def memory_needed(directory: Path, dtype: str, device: str | torch.device, *, expanded_to: str | None = None) -> int:
     """Bytes the weights in ``directory`` will take once loaded, from the file headers."""
     stored = hub.stored_tensors(directory, str(directory))
-    return bytes_for(((t.name, t.shape) for t in stored if t.is_parameter), dtype, device)
+    shapes = ((t.name, t.shape) for t in stored if t.is_parameter)
+    return bytes_for(shapes, dtype, device, expanded_to=expanded_to)
 
 
-def bytes_for(shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: str, device: str | torch.device) -> int:
+def bytes_for(
+    shapes: Iterable[tuple[str, tuple[int, ...]]],
+    dtype: str,
+    device: str | torch.device,
+    *,
+    expanded_to: str | None = None,
+) -> int:
     """Bytes that parameters of these names and shapes take in ``dtype`` on ``device``."""
-    plain = compute_dtype(dtype, device).itemsize
-    int4 = canonical_dtype(dtype) == "int4"
+    plain = compute_dtype(dtype, device, expanded_to=expanded_to).itemsize
+    packed = canonical_dtype(dtype) == "int4"
     total = 0.0
     for name, shape in shapes:
-        quantised = int4 and len(shape) == 2 and not any(part in name for part in _NOT_QUANTISED)
-        if quantised and _is_ragged(shape[1], device):
-            quantised = False
-        total += math.prod(shape) * (_INT4_BYTES if quantised else plain)
+        quantised = packed and int4.is_quantised(name, shape, device)
+        total += math.prod(shape) * (int4.BYTES_PER_WEIGHT if quantised else plain)
     return math.ceil(total)
 
 
@@ -217,15 +225,43 @@ def parameter_count(model: Any) -> int:
     return sum(_num_elements(parameter) for parameter in _distinct(model.parameters()))
 
 
-def memory_footprint_bytes(model: Any) -> int:
-    """Bytes of all parameters and buffers as they lie in memory; tied storage once, int4 packed with its scales."""
-    total = 0
-    for tensor in _distinct([*model.parameters(), *model.buffers()]):
-        total += tensor.nbytes
-        state = getattr(tensor, "quant_state", None)
-        if state is not None:
-            total += state.absmax.nbytes
-    return total
+def memory_footprint_bytes(*models: Any) -> int:
+    """Bytes of all parameters and buffers as they lie in memory; shared storage once, int4 packed with its scales."""
+    held = _distinct([tensor for model in models for tensor in (*model.parameters(), *model.buffers())])
+    return sum(tensor.nbytes + sum(scale.nbytes for scale in int4.scales(tensor)) for tensor in held)
+
+
+def share_tables(model: Any, other: Any) -> int:
+    """Let ``model`` use the token embedding and the output head of ``other`` where they are equal to its own.
+
+    For two forms of one checkpoint (int4 and 16 bits), whose tables are the same numbers twice. Before a
+    :class:`specprof.models.wrapper.ModelWrapper` is built of ``model``.
+
+    Returns:
+        Bytes freed; 0 where shape, type, device or a value differs. A tied head stays tied.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head.weight is embedding.weight:
+        tables = [([embedding, head], other.get_input_embeddings())]
+    else:
+        tables = [([embedding], other.get_input_embeddings()), ([head], other.get_output_embeddings())]
+    freed = 0
+    for holders, twin in tables:
+        own = holders[0].weight
+        if own.data_ptr() != twin.weight.data_ptr() and _equal_tables(own, twin.weight):
+            freed += own.nbytes
+            for holder in holders:
+                holder.weight = twin.weight
+    return freed
+
+
+def _equal_tables(one: torch.Tensor, other: torch.Tensor) -> bool:
+    import torch
+
+    if not one.is_floating_point() or (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    # In pieces: on CUDA a comparison makes a tensor of as many booleans.
+    return all(torch.equal(*rows) for rows in zip(one.split(4096), other.split(4096), strict=True))
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -332,11 +368,17 @@ def _load_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> 
 
 
 def _load_weights(
-    directory: Path, model_id: str, config: Any, dtype: str, device: torch.device, trust_remote_code: bool
+    directory: Path,
+    model_id: str,
+    config: Any,
+    dtype: str,
+    device: torch.device,
+    expanded_to: str | None,
+    trust_remote_code: bool,
 ) -> Any:
     import torch
 
-    compute = compute_dtype(dtype, device)
+    compute = compute_dtype(dtype, device, expanded_to=expanded_to)
     options: dict[str, Any] = {}
     if dtype == "float16" and compute is torch.float32:
         _log.info("%s: float16 weights compute in float32 on the CPU", model_id)
@@ -375,7 +417,7 @@ def _load_weights(
         ) from error
     _check_report(report, model_id)
     if dtype == "int4":
-        keep_int4_layout(model)
+        int4.keep_int4_layout(model)
     return model.eval().requires_grad_(False)
 
 
@@ -415,60 +457,7 @@ def _quantization_of(
             f"transformers can't build {model_id} from its config.json: {_reason(error)}",
             "compare it with the original model's",
         ) from error
-    return quantization_config(outline, compute, device)
-
-
-def quantization_config(model: Any, compute: torch.dtype, device: torch.device) -> Any:
-    """bitsandbytes NF4 weights that are expanded to ``compute`` for every product.
-
-    What stays unquantised of ``model`` (whose weights may be on the meta device): its output head, tied
-    matrices, and on the CPU every matrix whose rows are no multiple of a block.
-    """
-    import transformers
-    from transformers.quantizers.base import get_keys_to_not_convert
-
-    ragged = [
-        name
-        for name, module in model.named_modules()
-        if type(module).__name__ in ("Linear", "Conv1D") and _is_ragged(_row_length(module), device)
-    ]
-    if ragged:
-        _log.info("%d matrices stay in %s: bitsandbytes would expand them wrongly on the CPU", len(ragged), compute)
-    config: Any = transformers.BitsAndBytesConfig
-    return config(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=compute,
-        bnb_4bit_use_double_quant=False,
-        llm_int8_skip_modules=[*get_keys_to_not_convert(model), *ragged],
-    )
-
-
-def _row_length(module: Any) -> int:
-    # Conv1D, GPT-2's linear, keeps its matrix transposed and is turned before it is quantised.
-    return int(module.in_features if hasattr(module, "in_features") else module.weight.shape[0])
-
-
-def _is_ragged(row_length: int, device: str | torch.device) -> bool:
-    """On the CPU bitsandbytes (0.50.2) quantises a matrix as one run of blocks, but expands it as if each row began
-    a new one: wrong weights wherever rows are no multiple of a block. CUDA is right."""
-    import torch
-
-    return torch.device(device).type == "cpu" and row_length % _INT4_BLOCK != 0
-
-
-def keep_int4_layout(model: Any) -> None:
-    """Keep bitsandbytes from repacking weights at the first forward on CPUs with AVX512-BF16: it rounds the
-    scales to bfloat16, and fails where a row is no multiple of a block (0.50.2)."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def require_bitsandbytes() -> None:
-    """Raise ResourceError if the library that makes int4 weights is not installed."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ResourceError("int4 needs the bitsandbytes library", "pip install bitsandbytes, or use --dtype float16")
+    return int4.quantization_config(outline, compute, device)
 
 
 @contextlib.contextmanager

@@ -3,15 +3,16 @@
 Hugging Face's modules cost more in Python and small kernels than a small model's
 arithmetic does. This forward reads the same weights, fuses the projections that share an
 input, writes keys and values straight into the slab, and calls nothing that is not a tensor
-operation. Hugging Face's forward stays the oracle in the tests and the path of every other
-model.
+operation, except int4 layers. Hugging Face's forward stays the oracle in the tests and the path
+of every other model.
 
 Shapes: ``q`` tokens of one sequence are rows, hidden states are ``[q, hidden]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from specprof.models import int4
 from specprof.models.kv_cache import KVCache, Slab
-from specprof.models.linear import Linear, LinearChoice
+from specprof.models.linear import LinearChoice, Matrix, QuantisedMatrix
 
 LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 STATIC_ROPE = frozenset({"default", "llama3"})
@@ -47,11 +49,12 @@ def unsupported(model: Any) -> str | None:
     kind = config.model_type
     if kind not in LLAMA_FAMILY | {"gpt2"}:
         return f"no own forward for the {kind} family"
-    if getattr(config, "quantization_config", None) is not None:
-        return "the weights are quantised"
+    if _quantised_otherwise(config):
+        return "the weights are quantised, and not by bitsandbytes to 4 bits"
     if len({p.device for p in model.parameters()}) != 1 or getattr(model, "hf_device_map", None):
         return "the weights are on several devices"
-    replaced = sorted({type(m).__name__ for m in model.modules() if _has_matrix(m) and type(m) not in _plain_layers()})
+    known = (*_plain_layers(), *int4.layer_types())
+    replaced = sorted({type(m).__name__ for m in model.modules() if _has_matrix(m) and type(m) not in known})
     if replaced:
         return f"layers were replaced by {', '.join(replaced)}"
     if kind == "gpt2":
@@ -67,19 +70,26 @@ def unsupported(model: Any) -> str | None:
     return None
 
 
+def _quantised_otherwise(config: Any) -> bool:
+    how = getattr(config, "quantization_config", None)
+    if how is None:
+        return False
+    return not (how.get("load_in_4bit") if isinstance(how, dict) else getattr(how, "load_in_4bit", False))
+
+
 def _has_matrix(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.dim() == 2
 
 
 def _plain_layers() -> tuple[type[nn.Module], ...]:
-    """What our forward reads only the weights of; an adapter or a quantised layer does more with its own."""
+    """What our forward reads only the weights of; an adapter does more with its own."""
     from transformers.pytorch_utils import Conv1D
 
     return nn.Linear, nn.Embedding, Conv1D
 
 
-def own_forward(model: Any, *, measure_linear: bool = True) -> Forward:
+def own_forward(model: Any, *, measure_linear: bool = True) -> OwnForward:
     """The own forward of a supported model, sharing its weights."""
     build = GPT2Forward if model.config.model_type == "gpt2" else LlamaForward
     return build(model, measure_linear=measure_linear)
@@ -151,39 +161,119 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     )[0]
 
 
+@dataclass(frozen=True, slots=True)
+class EarlyStates:
+    """Tokens that are through the first layers already, keys and values in the slab: what :meth:`OwnForward.early` did.
+
+    Attributes:
+        depth: number of layers behind them.
+        hidden: ``[m, hidden]``, the residual stream after those layers.
+    """
+
+    depth: int
+    hidden: Tensor
+
+
+class OwnForward(ABC):
+    """What our forwards have in common: the way through a stack of layers, which can be left early and resumed."""
+
+    name = "own"
+
+    embedding: Tensor
+    head: Matrix
+    heads: int
+    kv_heads: int
+    head_dim: int
+    layers: Sequence[Any]
+    linear: LinearChoice
+
+    def new_slab(self, capacity: int) -> Slab:
+        return Slab.uniform(
+            len(self.layers),
+            self.kv_heads,
+            capacity,
+            self.head_dim,
+            dtype=self.embedding.dtype,
+            device=self.embedding.device,
+        )
+
+    def __call__(self, ids: Tensor, cache: KVCache, num_logits: int, early: EarlyStates | None = None) -> Tensor:
+        """Append ``ids [q]`` to the cache; logits ``[num_logits, vocab]`` after each of the last tokens.
+
+        Args:
+            early: the first m < q of ``ids`` at these positions, not to be run through the first layers again.
+        """
+        start, depth = cache.length, len(self.layers)
+        if early is None:
+            x = self._run(self._embed(ids, start), cache.slab, start, 0, depth)
+        else:
+            middle = start + early.hidden.shape[0]
+            rest = self._run(self._embed(ids[middle - start :], middle), cache.slab, middle, 0, early.depth)
+            x = self._run(torch.cat((early.hidden, rest)), cache.slab, start, early.depth, depth)
+        cache.length = start + ids.shape[0]
+        return self._logits(x[-num_logits:])
+
+    def early(self, ids: Tensor, cache: KVCache, depth: int) -> tuple[Tensor, Tensor]:
+        """Append ``ids [q]`` to the first ``depth`` layers of the cache, and read the head there.
+
+        Returns:
+            logits ``[1, vocab]`` after the last token, and the residual stream ``[q, hidden]`` for
+            :class:`EarlyStates`.
+        """
+        hidden = self._run(self._embed(ids, cache.length), cache.slab, cache.length, 0, depth)
+        cache.length += ids.shape[0]
+        return self._logits(hidden[-1:]), hidden
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Norm and head of the last rows alone: a prefill needs the logits of one position, not of all."""
+        return self.linear[x.shape[0]](self._norm(x), self.head, None)
+
+    @abstractmethod
+    def _embed(self, ids: Tensor, start: int) -> Tensor:
+        """``[q, hidden]`` of tokens at positions ``start`` on."""
+
+    @abstractmethod
+    def _run(self, x: Tensor, slab: Slab, start: int, first: int, last: int) -> Tensor:
+        """``x [q, hidden]``, at positions ``start`` on, through the layers first..last - 1."""
+
+    @abstractmethod
+    def _norm(self, x: Tensor) -> Tensor:
+        """The norm before the head."""
+
+
 @dataclass(slots=True)
 class LlamaLayer:
     input_norm: Tensor
-    qkv: Tensor
+    qkv: Matrix
     """``[(heads + 2 kv_heads) head_dim, hidden]``"""
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: Tensor
+    out: Matrix
     out_bias: Tensor | None
     post_norm: Tensor
-    gate_up: Tensor
+    gate_up: Matrix
     """``[2 intermediate, hidden]``"""
     gate_up_bias: Tensor | None
-    down: Tensor
+    down: Matrix
     down_bias: Tensor | None
     window: int | None
 
 
-class LlamaForward:
+class LlamaForward(OwnForward):
     """Llama, TinyLlama, Mistral, Qwen2, Qwen3, Phi-3: RMSNorm, rotary positions, grouped keys, SwiGLU."""
 
-    name = "own"
+    layers: list[LlamaLayer]
 
     def __init__(self, model: Any, *, measure_linear: bool = True) -> None:
         config, backbone = model.config, model.model
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps: float = config.rms_norm_eps
-        self.embedding: Tensor = backbone.embed_tokens.weight.detach()
+        self.embedding = backbone.embed_tokens.weight.detach()
         self.norm: Tensor = backbone.norm.weight.detach()
-        self.head: Tensor = model.lm_head.weight.detach()
+        self.head, _ = _matrix(model.lm_head)
         windows = _sliding_windows(config)
         self.layers = [_llama_layer(layer, window) for layer, window in zip(backbone.layers, windows, strict=True)]
         self.hidden = self.norm.shape
@@ -196,32 +286,35 @@ class LlamaForward:
 
     def new_slab(self, capacity: int) -> Slab:
         self._extend_rope(capacity)
-        return Slab.uniform(
-            len(self.layers),
-            self.kv_heads,
-            capacity,
-            self.head_dim,
-            dtype=self.embedding.dtype,
-            device=self.embedding.device,
-        )
+        return super().new_slab(capacity)
 
-    def __call__(self, ids: Tensor, cache: KVCache, num_logits: int) -> Tensor:
-        start, width = cache.length, ids.shape[0]
-        end, hq, hkv = start + width, self.heads, self.kv_heads
+    def _embed(self, ids: Tensor, start: int) -> Tensor:
+        return F.embedding(ids, self.embedding)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.hidden, self.norm, self.eps)
+
+    def _run(self, x: Tensor, slab: Slab, start: int, first: int, last: int) -> Tensor:
+        width, hq, hkv = x.shape[0], self.heads, self.kv_heads
+        end = start + width
         if end > self._cos.shape[0]:
             self._extend_rope(end)
-        slab = cache.slab.stacked
-        assert slab is not None
-        new_keys, new_values = slab[:, :, :, start:end].unbind(0)
-        all_keys, all_values = slab[:, :, :, :end].unbind(0)
+        assert slab.stacked is not None
+        entries = slab.stacked[:, first:last, :, :end]
+        all_keys, all_values = entries.unbind(0)
+        new_keys, new_values = entries[:, :, :, start:].unbind(0)
         cos, sin = self._cos[start:end], self._sin[start:end]
         linear, hidden, eps = self.linear[width], self.hidden, self.eps
         causal = _CausalAttention(start, width, self.scale, self.embedding)
         half = self.head_dim // 2
 
-        x = F.embedding(ids, self.embedding)
         for layer, new_k, new_v, keys, values in zip(
-            self.layers, new_keys.unbind(0), new_values.unbind(0), all_keys.unbind(0), all_values.unbind(0), strict=True
+            self.layers[first:last],
+            new_keys.unbind(0),
+            new_values.unbind(0),
+            all_keys.unbind(0),
+            all_values.unbind(0),
+            strict=True,
         ):
             h = F.rms_norm(x, hidden, layer.input_norm, eps)
             qkv = linear(h, layer.qkv, layer.qkv_bias).reshape(width, hq + 2 * hkv, self.head_dim)
@@ -243,8 +336,7 @@ class LlamaForward:
             h = F.rms_norm(x, hidden, layer.post_norm, eps)
             gate, up = linear(h, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
             x = x + linear(F.silu(gate).mul_(up), layer.down, layer.down_bias)
-        cache.length = end
-        return _logits(self.linear, x, num_logits, lambda rows: F.rms_norm(rows, hidden, self.norm, eps), self.head)
+        return x
 
     def _extend_rope(self, capacity: int) -> None:
         """Tables ``[capacity, 1, head_dim]``: cos, and sin with rotate_half's sign, computed in float32 as trained."""
@@ -260,61 +352,61 @@ class LlamaForward:
 @dataclass(slots=True)
 class GPT2Layer:
     norm1: tuple[Tensor, Tensor]
-    qkv: Tensor
+    qkv: Matrix
     """``[3 hidden, hidden]``: a transposed view of the checkpoint's ``[hidden, 3 hidden]``"""
-    qkv_bias: Tensor
-    out: Tensor
-    out_bias: Tensor
+    qkv_bias: Tensor | None
+    out: Matrix
+    out_bias: Tensor | None
     norm2: tuple[Tensor, Tensor]
-    up: Tensor
-    up_bias: Tensor
-    down: Tensor
-    down_bias: Tensor
+    up: Matrix
+    up_bias: Tensor | None
+    down: Matrix
+    down_bias: Tensor | None
 
 
-class GPT2Forward:
+class GPT2Forward(OwnForward):
     """GPT-2: LayerNorm, learned positions, one key head per query head, GELU."""
 
-    name = "own"
+    layers: list[GPT2Layer]
 
     def __init__(self, model: Any, *, measure_linear: bool = True) -> None:
         config, backbone = model.config, model.transformer
-        self.heads: int = config.n_head
-        self.head_dim: int = config.n_embd // config.n_head
+        self.heads = self.kv_heads = config.n_head
+        self.head_dim = config.n_embd // config.n_head
         self.eps: float = config.layer_norm_epsilon
-        self.embedding: Tensor = backbone.wte.weight.detach()
+        self.embedding = backbone.wte.weight.detach()
         self.positions: Tensor = backbone.wpe.weight.detach()
         self.norm = (backbone.ln_f.weight.detach(), backbone.ln_f.bias.detach())
-        self.head: Tensor = model.lm_head.weight.detach()
+        self.head, _ = _matrix(model.lm_head)
         self.layers = [_gpt2_layer(block) for block in backbone.h]
         self.hidden = self.norm[0].shape
         self.scale = self.head_dim**-0.5
         matrices = [w for layer in self.layers for w in (layer.qkv, layer.out, layer.up, layer.down)]
         self.linear = LinearChoice([*matrices, self.head], measure=measure_linear)
 
-    def new_slab(self, capacity: int) -> Slab:
-        return Slab.uniform(
-            len(self.layers),
-            self.heads,
-            capacity,
-            self.head_dim,
-            dtype=self.embedding.dtype,
-            device=self.embedding.device,
-        )
+    def _embed(self, ids: Tensor, start: int) -> Tensor:
+        return F.embedding(ids, self.embedding) + self.positions[start : start + ids.shape[0]]
 
-    def __call__(self, ids: Tensor, cache: KVCache, num_logits: int) -> Tensor:
-        start, width = cache.length, ids.shape[0]
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.hidden, *self.norm, self.eps)
+
+    def _run(self, x: Tensor, slab: Slab, start: int, first: int, last: int) -> Tensor:
+        width = x.shape[0]
         end = start + width
-        slab = cache.slab.stacked
-        assert slab is not None
-        new_keys, new_values = slab[:, :, :, start:end].unbind(0)
-        all_keys, all_values = slab[:, :, :, :end].unbind(0)
+        assert slab.stacked is not None
+        entries = slab.stacked[:, first:last, :, :end]
+        all_keys, all_values = entries.unbind(0)
+        new_keys, new_values = entries[:, :, :, start:].unbind(0)
         linear, hidden, eps = self.linear[width], self.hidden, self.eps
         causal = _CausalAttention(start, width, self.scale, self.embedding)
 
-        x = F.embedding(ids, self.embedding) + self.positions[start:end]
         for layer, new_k, new_v, keys, values in zip(
-            self.layers, new_keys.unbind(0), new_values.unbind(0), all_keys.unbind(0), all_values.unbind(0), strict=True
+            self.layers[first:last],
+            new_keys.unbind(0),
+            new_values.unbind(0),
+            all_keys.unbind(0),
+            all_values.unbind(0),
+            strict=True,
         ):
             h = F.layer_norm(x, hidden, *layer.norm1, eps)
             qkv = linear(h, layer.qkv, layer.qkv_bias).reshape(width, 3, self.heads, self.head_dim)
@@ -326,15 +418,7 @@ class GPT2Forward:
             h = F.layer_norm(x, hidden, *layer.norm2, eps)
             h = F.gelu(linear(h, layer.up, layer.up_bias), approximate="tanh")
             x = x + linear(h, layer.down, layer.down_bias)
-        cache.length = end
-        return _logits(self.linear, x, num_logits, lambda rows: F.layer_norm(rows, hidden, *self.norm, eps), self.head)
-
-
-def _logits(choice: LinearChoice, x: Tensor, num_logits: int, norm: Callable[[Tensor], Tensor], head: Tensor) -> Tensor:
-    """Norm and head for the last rows alone: a prefill needs the logits of one position, not of all."""
-    rows = x[-num_logits:]
-    linear: Linear = choice[rows.shape[0]]
-    return linear(norm(rows), head, None)
+        return x
 
 
 def _sliding_windows(config: Any) -> list[int | None]:
@@ -376,30 +460,33 @@ def _llama_layer(layer: Any, window: int | None) -> LlamaLayer:
 
 
 def _gpt2_layer(block: Any) -> GPT2Layer:
-    def conv1d(module: Any) -> tuple[Tensor, Tensor]:
-        return module.weight.detach().t(), module.bias.detach()
-
     def norm(module: Any) -> tuple[Tensor, Tensor]:
         return module.weight.detach(), module.bias.detach()
 
     return GPT2Layer(
         norm(block.ln_1),
-        *conv1d(block.attn.c_attn),
-        *conv1d(block.attn.c_proj),
+        *_matrix(block.attn.c_attn, transposed=True),
+        *_matrix(block.attn.c_proj, transposed=True),
         norm(block.ln_2),
-        *conv1d(block.mlp.c_fc),
-        *conv1d(block.mlp.c_proj),
+        *_matrix(block.mlp.c_fc, transposed=True),
+        *_matrix(block.mlp.c_proj, transposed=True),
     )
 
 
-def _matrix(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+def _matrix(layer: Any, *, transposed: bool = False) -> tuple[Matrix, Tensor | None]:
+    """A layer's matrix ``[out, in]`` (kept as ``[in, out]`` if transposed, and dense) and its bias."""
+    if type(layer) in int4.layer_types():
+        return QuantisedMatrix((layer,)), None
+    weight = layer.weight.detach()
+    return weight.t() if transposed else weight, None if layer.bias is None else layer.bias.detach()
 
 
-def _fuse(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Projections of one input as one matrix; the modules' own weights become views of it, so nothing is held twice."""
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    for linear, rows in zip(linears, weight.split([linear.out_features for linear in linears]), strict=True):
-        linear.weight = nn.Parameter(rows, requires_grad=False)
-    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+def _fuse(*layers: Any) -> tuple[Matrix, Tensor | None]:
+    """Projections of one input as one matrix; the layers' own weights become views of it, so nothing is held twice."""
+    if any(type(layer) in int4.layer_types() for layer in layers):
+        return QuantisedMatrix(layers), None
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    for layer, rows in zip(layers, weight.split([layer.out_features for layer in layers]), strict=True):
+        layer.weight = nn.Parameter(rows, requires_grad=False)
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
     return weight, torch.cat(biases) if biases else None

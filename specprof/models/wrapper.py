@@ -71,14 +71,61 @@ class ModelWrapper:
         return KVCache(self._forward.new_slab(capacity))
 
     @torch.inference_mode()
-    def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1) -> Tensor:
-        """Append ``ids [q]`` to ``cache`` in place; logits ``[num_logits, vocab]`` after the last of them."""
-        if cache.length + ids.shape[0] > cache.capacity:
+    def extend(
+        self, ids: Tensor, cache: KVCache, num_logits: int = 1, early: transformer.EarlyStates | None = None
+    ) -> Tensor:
+        """Append ``ids [q]`` to ``cache`` in place; logits ``[num_logits, vocab]`` after the last of them.
+
+        Args:
+            ids: tokens that follow the ``cache.length`` first entries.
+            cache: of :meth:`new_cache`.
+            num_logits: how many of the last positions.
+            early: what :meth:`extend_early` made of the first m < q of ``ids`` at these positions, so that they go
+                through the rest of the layers only. The cache is rolled back to before them first.
+
+        Raises:
+            UsageError: they don't fit the cache; ``early`` without our own forward, or of an impossible depth.
+        """
+        _check_room(ids, cache)
+        if early is None:
+            return self._forward(ids, cache, num_logits)
+        self.check_depth(early.depth)
+        if early.hidden.shape[0] >= ids.shape[0]:
+            raise ValueError(f"of {ids.shape[0]} tokens at most {ids.shape[0] - 1} can be through the first layers")
+        return self._layered()(ids, cache, num_logits, early)
+
+    @torch.inference_mode()
+    def extend_early(self, ids: Tensor, cache: KVCache, depth: int) -> tuple[Tensor, Tensor]:
+        """Append ``ids [q]`` to the first ``depth`` layers of ``cache`` in place, and read the head there.
+
+        Returns:
+            logits ``[1, vocab]`` after the last token, and the residual stream ``[q, hidden]`` after those layers.
+
+        Raises:
+            UsageError: they don't fit the cache; not our own forward; no such depth.
+        """
+        _check_room(ids, cache)
+        self.check_depth(depth)
+        return self._layered().early(ids, cache, depth)
+
+    def check_depth(self, depth: int) -> None:
+        """Raise UsageError if this model can't draft for itself with its first ``depth`` layers."""
+        self._layered()
+        if self.num_layers < 2:
+            raise UsageError(f"{self.name} has a single layer: there is none to skip", "use another drafter")
+        if not 1 <= depth < self.num_layers:
             raise UsageError(
-                f"{cache.length} + {ids.shape[0]} tokens don't fit a cache of {cache.capacity}",
-                "create the cache with new_cache(capacity) for the whole generation",
+                f"{self.name} has {self.num_layers} layers: {depth} of them can't draft for all",
+                f"draft with 1 to {self.num_layers - 1} layers",
             )
-        return self._forward(ids, cache, num_logits)
+
+    def _layered(self) -> transformer.OwnForward:
+        """Our own forward, the one that can be left early."""
+        if isinstance(self._forward, transformer.OwnForward):
+            return self._forward
+        if self.why_not_own is not None:
+            raise UsageError(f"layer skip needs our own forward, but {self.why_not_own}", "use another drafter")
+        raise UsageError("layer skip needs our own forward, but Hugging Face's was asked for", "use --forward auto")
 
     def check_context(self, num_tokens: int) -> None:
         """Raise UsageError if the model's positions end before ``num_tokens``."""
@@ -264,6 +311,14 @@ class SlabCache(Cache):
 
     def __init__(self, cache: KVCache) -> None:
         super().__init__(layers=[SlabLayer(cache, layer) for layer in range(len(cache))])
+
+
+def _check_room(ids: Tensor, cache: KVCache) -> None:
+    if cache.length + ids.shape[0] > cache.capacity:
+        raise UsageError(
+            f"{cache.length} + {ids.shape[0]} tokens don't fit a cache of {cache.capacity}",
+            "create the cache with new_cache(capacity) for the whole generation",
+        )
 
 
 def _max_context(config: Any) -> int | None:
