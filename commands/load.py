@@ -1,4 +1,4 @@
-"""``specprof load``: can this model, or this pair, run here?"""
+"""``specprof load``: can this model, or this pair, run here? What does an Ollama server have?"""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ import typer
 from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG
+from specprof.commands.ollama import DEFAULT_MAX_TOKENS, ask_server
 from specprof.commands.pairs import chosen_pair
 from specprof.commands.sinks import printable
+from specprof.data.prompts import builtin
 from specprof.errors import UsageError
-from specprof.experiments.config import RANDOM_WEIGHTS
+from specprof.experiments.config import RunConfig
 from specprof.models import hub
 from specprof.models.loader import canonical_dtype
+from specprof.models.ollama import DEFAULT_URL
 from specprof.models.registry import REGISTRY, ModelPair, user_pairs
 
 if TYPE_CHECKING:
-    import torch
-
     from specprof.models.wrapper import ModelWrapper
 
 SCHEMA = "specprof.load/1"
 PAIRS_SCHEMA = "specprof.pairs/1"
 SMOKE_PROMPT = "The quick brown fox"
+SAMPLE_TEXTS = 6
 
 
 def load(
+    name: Annotated[str | None, typer.Argument(metavar="MODEL", help="One model; the same as --model.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="One model: hub id or directory.")] = None,
     pair: options.Pair = None,
     draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
@@ -39,12 +42,29 @@ def load(
         str | None,
         typer.Option("--dtype", help="float16, bfloat16, float32 or int4. [default: float16, or the pair's]"),
     ] = None,
-    n_tokens: Annotated[int, typer.Option("--n-tokens", help="Length of the smoke generation; 0 for none.")] = 10,
+    n_tokens: Annotated[
+        int | None, typer.Option("--n-tokens", help="Length of the smoke generation; 0 for none. [default: 10]")
+    ] = None,
+    ollama: Annotated[
+        bool, typer.Option("--ollama", help="Ask an Ollama server for its models, and for a test generation by MODEL.")
+    ] = False,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="With --ollama: the text to go on from.")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", help=f"With --ollama: the most to generate. [default: {DEFAULT_MAX_TOKENS}]"),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host", metavar="URL", help=f"With --ollama: its address. [default: OLLAMA_HOST, {DEFAULT_URL}]"
+        ),
+    ] = None,
     device: options.Device = None,
     revision: options.Revision = None,
     offline: options.Offline = False,
     trust_remote_code: options.TrustRemoteCode = False,
     random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
     as_json: options.Json = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tell details: where the files lie.")] = False,
     quiet: options.Quiet = False,
@@ -58,42 +78,68 @@ def load(
     \b
     specprof load --model gpt2 --dtype float16 --n-tokens 20
     specprof load --pair tiny_dev
+    specprof load --ollama llama3:8b --max-tokens 100
     """
     narration.set_up(detailed=verbose, quiet=quiet, as_json=log_json)
+    if name is not None and model is not None:
+        raise UsageError("MODEL and --model are the same", "give one of them")
+    model = name if model is None else model
+    if ollama:
+        for_weights = {
+            "--list": list_pairs,
+            "--pair": pair is not None,
+            "--draft": draft is not None,
+            "--target": target is not None,
+            "--dtype": dtype is not None,
+            "--n-tokens": n_tokens is not None,
+            "--device": device is not None,
+            "--revision": revision is not None,
+            "--offline": offline,
+            "--trust-remote-code": trust_remote_code,
+            "--random-weights": random_weights,
+            "--scale-layers": scale_layers is not None,
+        }
+        given = [flag for flag, is_given in for_weights.items() if is_given]
+        if given:
+            raise UsageError(
+                f"--ollama asks an Ollama server; {', '.join(given)} does not apply",
+                "it takes MODEL, --prompt, --max-tokens and --host",
+            )
+        ask_server(model, prompt, max_tokens, host, as_json=as_json)
+        return
+    for flag, value in (("--prompt", prompt), ("--max-tokens", max_tokens), ("--host", host)):
+        if value is not None:
+            raise UsageError(f"{flag} needs --ollama", "`specprof run` decodes prompts")
     if list_pairs:
         _print_pairs(as_json=as_json)
         return
+    n_tokens = 10 if n_tokens is None else n_tokens
     if n_tokens < 0:
         raise UsageError(f"--n-tokens {n_tokens} is negative", "0 skips the smoke generation")
     of_pair = [name for name in (pair, draft, target) if name is not None]
     if model is not None and of_pair:
-        raise UsageError("--model and a pair exclude each other", "give --model, or --pair, or --draft and --target")
+        raise UsageError("one model and a pair exclude each other", "give MODEL, or --pair, or --draft and --target")
     if model is None and not of_pair:
-        raise UsageError("there is nothing to load", "give --model M, --pair P, or --draft D and --target T")
-    how = _How(device, revision, offline, trust_remote_code, random_weights)
-    if random_weights:
-        LOG.info("note: %s", RANDOM_WEIGHTS)
+        raise UsageError("there is nothing to load", "give MODEL, --pair P, or --draft D and --target T")
+    how = RunConfig(
+        pair=ModelPair(model, model, model)
+        if model is not None
+        else chosen_pair(pair, draft, target, dtype, needs_draft=True),
+        device=device,
+        random_weights=random_weights,
+        scale_layers=scale_layers,
+        revision=revision,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
     if model is not None:
-        document = _load_model(model, canonical_dtype(dtype or "float16"), n_tokens, how)
+        document = _load_model(how, canonical_dtype(dtype or "float16"), n_tokens)
     else:
-        document = _load_pair(chosen_pair(pair, draft, target, dtype, needs_draft=True), n_tokens, how)
-    caveats = [RANDOM_WEIGHTS] if random_weights else []
-    header = {"schema": SCHEMA, "specprof_version": __version__, "caveats": caveats}
-    print(json.dumps(header | document, indent=2) if as_json else _card(header | document))
-    vocabulary = document.get("vocabulary")
-    if vocabulary is not None and vocabulary["kind"] == "different":
-        from specprof.experiments.arms import different_vocabularies
-
-        raise different_vocabularies(chosen_pair(pair, draft, target, dtype, needs_draft=True), vocabulary["reason"])
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _How:
-    device: str | None
-    revision: str | None
-    offline: bool
-    trust_remote_code: bool
-    random_weights: bool
+        document = _load_pair(how, n_tokens)
+    for caveat in how.caveats:
+        LOG.info("note: %s", caveat)
+    document = {"schema": SCHEMA, "specprof_version": __version__, "caveats": list(how.caveats)} | document
+    print(json.dumps(document, indent=2) if as_json else _card(document))
 
 
 def _print_pairs(*, as_json: bool) -> None:
@@ -110,78 +156,68 @@ def _print_pairs(*, as_json: bool) -> None:
             print(printable(f"{'':<{width}}  {pair.notes}"))
 
 
-def _load_model(model_id: str, dtype: str, n_tokens: int, how: _How) -> dict[str, Any]:
-    if not how.random_weights:
-        _find(model_id, how.revision, how)
-    from specprof.models.loader import choose_device
+def _load_model(how: RunConfig, dtype: str, n_tokens: int) -> dict[str, Any]:
+    pair = dataclasses.replace(how.pair, target_dtype=dtype)
+    how = dataclasses.replace(how, pair=pair, drafter="ngram")  # which needs no second model
+    _find(how, pair.target_model_id, how.revision)
+    from specprof.experiments.arms import load_arms
 
-    device = choose_device(how.device)
+    LOG.info("loading %s (%s)", pair.target_model_id, dtype)
+    arms = load_arms(how)
     return {
-        "device": str(device),
-        "models": {"model": _describe(_wrapped(model_id, dtype, device, how.revision, how), dtype, n_tokens)},
+        "device": str(arms.target.device),
+        "models": {"model": _describe(arms.target, dtype, n_tokens)},
+        "notes": list(arms.notes),
     }
 
 
-def _load_pair(pair: ModelPair, n_tokens: int, how: _How) -> dict[str, Any]:
+def _load_pair(how: RunConfig, n_tokens: int) -> dict[str, Any]:
+    pair = how.pair
     roles = {
         "target": (pair.target_model_id, pair.target_dtype, how.revision),
         "draft": (pair.draft_model_id, pair.draft_dtype, None),
     }
-    if not how.random_weights:
-        for model_id, _, revision in roles.values():
-            _find(model_id, revision, how)
-    from specprof.experiments.arms import vocabulary_verdict
-    from specprof.models.loader import available_memory, choose_device, memory_needed
+    for model_id, _, revision in roles.values():
+        _find(how, model_id, revision)
+    from specprof.experiments.arms import load_arms
+    from specprof.experiments.run import target_mass
+    from specprof.models.loader import available_memory, choose_device, memory_footprint_bytes, memory_needed
 
-    device = choose_device(how.device)
-    vocabulary, needed = None, None
+    device, needed = choose_device(how.device), None
     if not how.random_weights:
-        vocabulary = vocabulary_verdict(
-            pair, revision=how.revision, offline=how.offline, trust_remote_code=how.trust_remote_code
-        )
         needed = sum(
             memory_needed(hub.resolve(model_id, revision=revision, offline=how.offline).directory, dtype, device)
             for model_id, dtype, revision in roles.values()
         )
     available = available_memory(device)
-    models = {}
-    for role, (model_id, dtype, revision) in roles.items():
-        tokens = n_tokens if role == "target" else 0
-        models[role] = _describe(_wrapped(model_id, dtype, device, revision, how), dtype, tokens)
+    LOG.info("loading %s", pair.name)
+    arms = load_arms(how)
+    assert arms.draft is not None and arms.vocabulary is not None
+    mass = None
+    if arms.vocabulary.kind == "overlapping" and not how.random_weights:
+        LOG.info("reading sample texts with the target")
+        mass = target_mass(arms, list(builtin().take(SAMPLE_TEXTS)))
     return {
         "pair": pair.name,
         "device": str(device),
-        "models": models,
-        "vocabulary": None if vocabulary is None else dataclasses.asdict(vocabulary),
+        "models": {
+            "target": _describe(arms.target, pair.target_dtype, n_tokens),
+            "draft": _describe(arms.draft, pair.draft_dtype, 0),
+        },
+        "notes": list(arms.notes),
+        "vocabulary": arms.vocabulary.to_dict() | {"target_mass": mass},
+        "memory_bytes": memory_footprint_bytes(arms.target.model, arms.draft.model),
         "memory_needed_bytes": needed,
         "memory_available_bytes": available,
     }
 
 
-def _find(model_id: str, revision: str | None, how: _How) -> None:
+def _find(how: RunConfig, model_id: str, revision: str | None) -> None:
+    if how.random_weights:
+        return
     LOG.info("finding %s", model_id)
     found = hub.resolve(model_id, revision=revision, offline=how.offline)
     LOG.debug("%s: %s, in %s", model_id, found.source, found.directory)
-
-
-def _wrapped(model_id: str, dtype: str, device: torch.device, revision: str | None, how: _How) -> ModelWrapper:
-    from specprof.models import loader
-    from specprof.models.random_weights import random_model, random_tokenizer
-    from specprof.models.wrapper import ModelWrapper
-
-    LOG.info("loading %s (%s)", model_id, dtype)
-    if how.random_weights:
-        model, tokenizer = random_model(model_id, dtype, device), random_tokenizer()
-    else:
-        model, tokenizer = loader.load_model(
-            model_id,
-            dtype,
-            device,
-            revision=revision,
-            offline=how.offline,
-            trust_remote_code=how.trust_remote_code,
-        )
-    return ModelWrapper(model, tokenizer, device, name=model_id)
 
 
 def _describe(wrapper: ModelWrapper, dtype: str, n_tokens: int) -> dict[str, Any]:
@@ -208,6 +244,7 @@ def _describe(wrapper: ModelWrapper, dtype: str, n_tokens: int) -> dict[str, Any
 def _card(document: dict[str, Any]) -> str:
     """The document as lines for people."""
     lines = [f"caveat     : {caveat}" for caveat in document["caveats"]]
+    lines += [f"note       : {note}" for note in document["notes"] if note not in document["caveats"]]
     for role, facts in document["models"].items():
         computes = "" if facts["compute_dtype"] == facts["dtype"] else f", computes in {facts['compute_dtype']}"
         lines += [
@@ -223,12 +260,17 @@ def _card(document: dict[str, Any]) -> str:
         vocabulary = document["vocabulary"]
         if vocabulary is not None:
             lines.append(f"vocabulary : {vocabulary['kind']}: {vocabulary['reason']}")
+            if vocabulary["target_mass"] is not None:
+                share = f"{vocabulary['target_mass']:.1%}"
+                lines.append(f"             they carry {share} of the target's probability on packaged sample texts")
         needed, available = document["memory_needed_bytes"], document["memory_available_bytes"]
-        lines.append(f"memory     : {_size(needed)} needed, {_size(available)} were available on {document['device']}")
+        by_files = "" if needed is None else f" ({_size(needed)} by the files)"
+        lines.append(
+            f"memory     : {_size(document['memory_bytes'])} together{by_files}, "
+            f"{_size(available)} were available on {document['device']}"
+        )
     return printable("\n".join(lines).rstrip())
 
 
-def _size(num_bytes: int | None) -> str:
-    if num_bytes is None:
-        return "-"
+def _size(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GB" if num_bytes >= 2**27 else f"{num_bytes / 2**20:.1f} MB"
