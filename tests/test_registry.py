@@ -1,4 +1,4 @@
-"""The pairs by name: the registered five, and the user's own from TOML."""
+"""The pairs by name: the registered six, and the user's own from TOML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_user_config(tmp_path: Path, text: str) -> Path:
 
 
 def test_registered_pairs_are_those_of_the_documents() -> None:
-    assert list_pairs() == ["gpt2_dev", "tinyllama_llama3", "phi3_llama3", "llama3_self", "tiny_dev"]
+    assert list_pairs() == ["gpt2_dev", "tinyllama_llama3", "phi3_llama3", "llama3_self", "tiny_dev", "tiny_cross"]
     llama = "meta-llama/Meta-Llama-3-8B-Instruct"
     expected = {
         "gpt2_dev": ("gpt2", "gpt2-xl", "float16", "float16"),
@@ -35,6 +35,7 @@ def test_registered_pairs_are_those_of_the_documents() -> None:
         "phi3_llama3": ("microsoft/Phi-3-mini-4k-instruct", llama, "float16", "float16"),
         "llama3_self": (llama, llama, "int4", "float16"),
         "tiny_dev": ("tiny_dev/draft", "tiny_dev/target", "float16", "float16"),
+        "tiny_cross": ("tiny_cross/draft", "tiny_dev/target", "float16", "float16"),
     }
     for name, (draft, target, draft_dtype, target_dtype) in expected.items():
         pair = get_pair(name)

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from specprof.errors import ResourceError, SpecprofError, UnavailableError, UsageError
 
-PACKAGED_IDS = ("tiny_dev/draft", "tiny_dev/target")
+PACKAGED_IDS = ("tiny_dev/draft", "tiny_dev/target", "tiny_cross/draft")
 
 _PAIRS = Path(__file__).parent / "pairs"
 _CONFIG = "config.json"
@@ -127,7 +127,7 @@ def check_model_directory(directory: Path, model_id: str) -> None:
 
 def check_tokenizer_files(directory: Path, model_id: str) -> None:
     """Raise UnavailableError unless ``directory`` holds a tokenizer in one of the usual forms."""
-    present = [name for name in _TOKENIZERS if (directory / name).is_file()]
+    present = tokenizer_files(directory)
     if not present:
         raise UnavailableError(
             f"{model_id} has no tokenizer files",
@@ -138,6 +138,11 @@ def check_tokenizer_files(directory: Path, model_id: str) -> None:
             f"the tokenizer of {model_id} is incomplete: vocab.json is there, merges.txt is not",
             f"copy merges.txt (or tokenizer.json) into {directory}",
         )
+
+
+def tokenizer_files(directory: Path) -> list[str]:
+    """Names of the files in ``directory`` that a tokenizer can be made from."""
+    return [name for name in _TOKENIZERS if (directory / name).is_file()]
 
 
 def read_config(directory: Path, model_id: str) -> dict[str, Any]:

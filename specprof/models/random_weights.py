@@ -9,18 +9,17 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specprof.errors import UnavailableError
+from specprof.errors import SpecprofError, UnavailableError, UsageError
 from specprof.models import hub
+from specprof.models.int4 import keep_int4_layout, quantization_config, require_bitsandbytes
 from specprof.models.loader import (
+    _load_tokenizer,
     bytes_for,
     canonical_dtype,
     choose_device,
     compute_dtype,
-    keep_int4_layout,
     load_tokenizer,
-    quantization_config,
     quiet_transformers,
-    require_bitsandbytes,
     require_memory,
 )
 
@@ -28,6 +27,13 @@ if TYPE_CHECKING:
     import torch
 
 _CONFIGS = Path(__file__).parent / "configs"
+# What the generation_config.json of these models says beyond their config.json.
+_STOP_IDS = {
+    "meta-llama/Meta-Llama-3-8B-Instruct": [128001, 128009],
+    "microsoft/Phi-3-mini-4k-instruct": [32000, 32001, 32007],
+}
+# Models with a SentencePiece vocabulary; the others of the registered pairs have byte-level BPE.
+_SENTENCEPIECE = ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "microsoft/Phi-3-mini-4k-instruct")
 _STANDARD_DEVIATION = 0.02
 # Odd, so that rows of a tiled matrix, whose lengths are powers of two and the like, don't repeat.
 _BLOCK = 1_000_003
@@ -46,21 +52,27 @@ def model_config(model_id: str) -> dict[str, Any]:
     Raises:
         UnavailableError: neither.
     """
-    packaged = _CONFIGS / f"{model_id.replace('/', '--')}.json"
-    if model_id in known_models() and packaged.is_file():
-        config: dict[str, Any] = json.loads(packaged.read_text(encoding="utf-8"))
-        return config
     directory = hub.local_directory(model_id)
-    if directory is None:
+    if directory is not None:
+        return hub.read_config(directory, model_id)
+    if model_id not in known_models():
         raise UnavailableError(
             f"no configuration of {model_id} is packaged, so it can't be built with random weights",
             f"packaged: {', '.join(known_models())}; or give a directory with its config.json",
         )
-    return hub.read_config(directory, model_id)
+    path = _CONFIGS / f"{model_id.replace('/', '--')}.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
 
 
 def random_model(
-    model_id: str, dtype: str = "float16", device: str | torch.device | None = None, *, seed: int = 0
+    model_id: str,
+    dtype: str = "float16",
+    device: str | torch.device | None = None,
+    *,
+    seed: int = 0,
+    num_layers: int | None = None,
+    expanded_to: str | None = None,
 ) -> Any:
     """The architecture of ``model_id`` in eval mode, its matrices tiled from one block of N(0, 0.02) numbers.
 
@@ -71,9 +83,11 @@ def random_model(
         dtype: as :func:`specprof.models.loader.load_model`.
         device: as :func:`specprof.models.loader.load_model`.
         seed: of the random numbers.
+        num_layers: keep the first so many layers, everything else as it is; None keeps all.
+        expanded_to: what int4 weights are expanded to, and the type of all others; by default the device's best.
 
     Raises:
-        UsageError: an unknown dtype or device.
+        UsageError: an unknown dtype or device, or more layers than there are.
         UnavailableError: no such configuration, or one that transformers can't build.
         ResourceError: no such device, too little memory, or int4 without bitsandbytes.
     """
@@ -82,25 +96,38 @@ def random_model(
         require_bitsandbytes()
     config = model_config(model_id)
     device = choose_device(device)
-    compute = compute_dtype(dtype, device)
+    compute = compute_dtype(dtype, device, expanded_to=expanded_to)
     with quiet_transformers():
-        model = _empty_model(config, model_id, compute)
+        model = _empty_model(config, model_id, compute, num_layers)
         shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
-        require_memory(bytes_for(shapes, dtype, device), device, f"{model_id} in {dtype}")
+        require_memory(bytes_for(shapes, dtype, device, expanded_to=expanded_to), device, f"{model_id} in {dtype}")
         if dtype == "int4":
             _replace_linears(model, compute, device)
         _fill(model, compute, device, seed)
+    if model_id in _STOP_IDS:
+        model.generation_config.eos_token_id = _STOP_IDS[model_id]
     if dtype == "float16" and device.type == "cpu":
         _log.info("%s: float16 weights compute in float32 on the CPU", model_id)
     return model.eval().requires_grad_(False)
 
 
-def random_tokenizer() -> Any:
-    """A tokenizer for models with random weights: tiny_dev's, whose 4096 ids every registered vocabulary has."""
-    return load_tokenizer("tiny_dev/target")
+def random_tokenizer(model_id: str = "tiny_dev/target") -> Any:
+    """A tokenizer for a model with random weights: its own if its directory has one, else a packaged one of its kind.
+
+    The packaged ones are SentencePiece-like (tiny_cross's, 2048 tokens) and byte-level (tiny_dev's, 4096); the rows
+    of the model beyond those are padding.
+
+    Raises:
+        UnavailableError: a tokenizer in the directory that can't be loaded.
+    """
+    directory = hub.local_directory(model_id)
+    if directory is not None and hub.tokenizer_files(directory):
+        hub.check_tokenizer_files(directory, model_id)
+        return _load_tokenizer(directory, model_id, trust_remote_code=False)
+    return load_tokenizer("tiny_cross/draft" if model_id in _SENTENCEPIECE else "tiny_dev/target")
 
 
-def _empty_model(config: dict[str, Any], model_id: str, compute: torch.dtype) -> Any:
+def _empty_model(config: dict[str, Any], model_id: str, compute: torch.dtype, num_layers: int | None) -> Any:
     """The model with its buffers in place and its parameters without memory."""
     import transformers
     from accelerate import init_empty_weights  # type: ignore[import-untyped]
@@ -108,9 +135,14 @@ def _empty_model(config: dict[str, Any], model_id: str, compute: torch.dtype) ->
     auto: Any = transformers.AutoModelForCausalLM
     values = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype", "auto_map")}
     try:
+        architecture = transformers.AutoConfig.for_model(**values)
+        if num_layers is not None:
+            _keep_layers(architecture, num_layers, model_id)
         # Buffers are computed as usual: on the meta device rotary frequencies would be lost.
         with init_empty_weights(include_buffers=False):
-            model = auto.from_config(transformers.AutoConfig.for_model(**values), dtype=compute)
+            model = auto.from_config(architecture, dtype=compute)
+    except SpecprofError:
+        raise
     except Exception as error:  # a configuration from a directory may hold anything
         raise UnavailableError(
             f"transformers can't build {model_id} from its config.json: {error}",
@@ -118,6 +150,19 @@ def _empty_model(config: dict[str, Any], model_id: str, compute: torch.dtype) ->
         ) from error
     model.tie_weights()
     return model
+
+
+def _keep_layers(config: Any, num_layers: int, model_id: str) -> None:
+    """Cut a transformers configuration, and its lists with an entry for every layer, to the first layers."""
+    depth = config.num_hidden_layers  # transformers answers for n_layer as well
+    if not 1 <= num_layers <= depth:
+        raise UsageError(
+            f"{model_id} has {depth} layers, it can't be built with {num_layers}", f"give 1 to {depth} layers"
+        )
+    config.num_hidden_layers = num_layers
+    for name, value in list(vars(config).items()):
+        if "layer" in name and isinstance(value, list) and len(value) == depth:  # layer_types, no_rope_layers
+            setattr(config, name, value[:num_layers])
 
 
 def _replace_linears(model: Any, compute: torch.dtype, device: torch.device) -> None:

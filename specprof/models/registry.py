@@ -61,6 +61,12 @@ REGISTRY: dict[str, ModelPair] = {
             target_model_id="tiny_dev/target",
             notes="Packaged: 0.7M for 7.3M parameters, trained for each other, runs anywhere without a download.",
         ),
+        ModelPair(
+            "tiny_cross",
+            draft_model_id="tiny_cross/draft",
+            target_model_id="tiny_dev/target",
+            notes="Packaged: tiny_dev's target with a draft of another vocabulary (2048 Llama-2-like pieces).",
+        ),
     )
 }
 
