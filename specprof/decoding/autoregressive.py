@@ -95,5 +95,8 @@ class AutoregressiveDecoder:
     def generate_text(self, prompt: str, max_new_tokens: int = 128, temperature: float = 0.0, *, seed: int = 0) -> str:
         """The continuation of a text, as text, without special tokens."""
         tokenizer = self.target.tokenizer
-        result = self.generate(tokenizer.encode(prompt), max_new_tokens, temperature, seed=seed)
-        return str(tokenizer.decode(result.generated_ids, skip_special_tokens=True))
+        prompt_ids = tokenizer.encode(prompt)
+        result = self.generate(prompt_ids, max_new_tokens, temperature, seed=seed)
+        # Decoded alone, a SentencePiece continuation would lose the space it begins with.
+        before = tokenizer.decode(prompt_ids, skip_special_tokens=True)
+        return str(tokenizer.decode([*prompt_ids, *result.generated_ids], skip_special_tokens=True)[len(before) :])

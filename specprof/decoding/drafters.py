@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import draw, probabilities, random_stream
+from specprof.decoding.translation import SharedVocabulary, Translation
+from specprof.errors import UsageError
 from specprof.models.kv_cache import KVCache
+from specprof.models.transformer import EarlyStates
 from specprof.models.wrapper import ModelWrapper
 
 
@@ -24,6 +28,8 @@ class Draft:
     """``[k]``; k may be smaller than asked for, down to 0."""
     probs: Tensor | None
     """``[k, vocab]``: the laws the tokens were drawn from; None when greedy, unless detail is wanted."""
+    early: EarlyStates | None = None
+    """What the target's own layers already made of the first of the tokens to verify, if they drafted."""
 
 
 class Drafter(Protocol):
@@ -33,10 +39,8 @@ class Drafter(Protocol):
     target's whatever is proposed, as long as ``Draft.probs`` is the law the tokens were drawn from.
     """
 
-    name: str
-
-    def start(self, request: Request, *, detail: bool) -> None:
-        """Take in the prompt."""
+    def start(self, request: Request, *, detail: bool, target_cache: KVCache | None = None) -> None:
+        """Take in the prompt. ``target_cache``, still empty, is for a drafter that shares the target's layers."""
         ...
 
     def propose(self, k: int) -> Draft:
@@ -52,65 +56,134 @@ class Drafter(Protocol):
 
 
 class DraftModel:
-    """A smaller model that shares the target's vocabulary.
+    """A smaller model.
 
     Args:
         model: the draft.
-        vocab_size: rows of the target's head. Heads of one vocabulary may differ in padding rows: the draft
-            never proposes a token the target lacks, and gives the target's extra rows probability 0.
+        translation: between its tokens and the target's; None if draft and target have one vocabulary of one size.
+        threshold: the draft ends with the first token before which no token had at least this probability: where
+            the draft is unsure, rejection is likely. Waits for the device at every step but the last. Whether a
+            draft goes on depends on nothing but the tokens already in it, so the output stays the target's.
+
+    Raises:
+        UsageError: the threshold is no probability.
     """
 
-    name = "model"
-
-    def __init__(self, model: ModelWrapper, *, vocab_size: int | None = None) -> None:
+    def __init__(self, model: ModelWrapper, translation: Translation | None = None, *, threshold: float = 0.0) -> None:
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"draft threshold {threshold} is not in [0, 1]", "it is a probability")
         self.model = model
-        self._missing_rows = 0 if vocab_size is None else vocab_size - model.vocab_size
+        self.translation = translation or SharedVocabulary(model.vocab_size, model.vocab_size)
+        self.threshold = threshold
 
-    def start(self, request: Request, *, detail: bool) -> None:
+    def start(self, request: Request, *, detail: bool, target_cache: KVCache | None = None) -> None:
         model = self.model
-        self._sampling = request.sampling
-        self._keep_probs = detail or not request.sampling.greedy
-        self._generator = random_stream(model.device, "draft", request.seed, request.prompt_id, request.repetition)
-        self._context = self._known(request.prompt_ids)
-        self._cache: KVCache = model.new_cache(request.num_positions)
+        self._begin(request, detail)
+        self._context = list(request.draft_prompt_ids or self.translation.prompt(request.prompt_ids))
+        self._cache: KVCache = model.new_cache(len(self._context) + request.max_new_tokens)
         model.extend(torch.tensor(self._context, device=model.device), self._cache)
 
+    def _begin(self, request: Request, detail: bool) -> None:
+        self._sampling = request.sampling
+        self._keep_probs = detail or not request.sampling.greedy
+        self._generator = random_stream(self.model.device, "draft", request.seed, request.prompt_id, request.repetition)
+
     def propose(self, k: int) -> Draft:
+        k = self._make_room(k)
         # After full acceptance the last drafted token is not in the cache yet: the first step then takes
         # it in together with the bonus token.
         step = torch.tensor(self._context[self._cache.length :], device=self.model.device)
         tokens, probs = [], []
-        for _ in range(k):
-            logits = self.model.extend(step, self._cache)
-            step, law = self._choose(logits)
+        for left in reversed(range(k)):
+            step, law = self._choose(self.translation.restrict(self._extend(step)))
             tokens.append(step)
             probs.append(law)
+            if left and self.threshold and law is not None and float(law.max()) < self.threshold:
+                break
         if not tokens:
             return Draft(step.new_empty(0), None)
-        return Draft(torch.cat(tokens), torch.cat(probs) if self._keep_probs else None)  # type: ignore[arg-type]
+        proposed = self.translation.proposed(torch.cat(tokens))
+        if not self._keep_probs:
+            return Draft(proposed, None)
+        return Draft(proposed, self.translation.laws(torch.cat(probs)))  # type: ignore[arg-type]
+
+    def _extend(self, step: Tensor) -> Tensor:
+        """Logits ``[1, draft rows]`` after the tokens ``[q]``."""
+        return self.model.extend(step, self._cache)
 
     def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``[1, vocab]`` logits to a token ``[1]`` and, if kept, the law ``[1, target's vocab]``."""
-        if self._missing_rows < 0:
-            logits = logits[:, : self._missing_rows]
-        greedy = self._sampling.greedy
-        if greedy and not self._keep_probs:
-            return logits.argmax(-1), None
-        probs = logits.float().softmax(-1) if greedy else probabilities(logits, self._sampling)
-        token = logits.argmax(-1) if greedy else draw(probs, self._generator)
-        return token, F.pad(probs, (0, self._missing_rows)) if self._missing_rows > 0 else probs
+        """Restricted logits ``[1, rows]`` to a token ``[1]`` and, where someone looks at it, its law ``[1, rows]``."""
+        if self._sampling.greedy:
+            looked_at = self._keep_probs or self.threshold > 0
+            return logits.argmax(-1), logits.float().softmax(-1) if looked_at else None
+        probs = probabilities(logits, self._sampling)
+        return draw(probs, self._generator), probs
+
+    def _make_room(self, k: int) -> int:
+        """Room for k more tokens, or how many the draft's context still has room for.
+
+        One token of the target can be several of the draft, so how many there will be isn't known when
+        a generation begins.
+        """
+        length = len(self._context)
+        if self.model.max_context is not None:
+            k = max(0, min(k, self.model.max_context - length))
+        if length + k > self._cache.capacity:
+            self._cache = self._cache.extended(length + k - self._cache.length)
+        return k
 
     def observe(self, tokens: Sequence[int]) -> None:
         # What the cache holds beyond the old context are drafted tokens; the last emitted token is never among them.
         valid = len(self._context) + len(tokens) - 1
-        self._cache.truncate(min(self._cache.length, valid))
-        self._context.extend(self._known(tokens))
+        self._context.extend(self.translation.context(tokens))
+        settled = self.translation.settle(self._context)
+        # The next step needs one token at least, also after one that means nothing to the draft.
+        self._cache.truncate(min(self._cache.length, valid, settled, len(self._context) - 1))
 
-    def _known(self, tokens: Sequence[int]) -> list[int]:
-        # The target can emit a padding row that the draft lacks. Any token may stand in for it: what the draft
-        # makes of the context is its own affair, as long as it says which law it drew from.
-        last = self.model.vocab_size - 1
-        return [min(token, last) for token in tokens]
+
+class LayerSkip(DraftModel):
+    """The target's first layers and its head draft for the whole (self-speculation by early exit).
+
+    Zhang et al. 2023, Draft & Verify (arXiv 2309.08168); Elhoushi et al. 2024, LayerSkip (arXiv 2404.16710).
+    Draft and target share the weights and the keys and values of those layers: a draft costs no memory, and
+    verifying it begins where it left off.
+
+    Args:
+        target: the model that drafts for itself.
+        depth: how many layers draft, 1 to all but one.
+        threshold: as for :class:`DraftModel`.
+
+    Raises:
+        UsageError: the depth is out of range, or the target doesn't run on our own forward.
+    """
+
+    def __init__(self, target: ModelWrapper, depth: int, *, threshold: float = 0.0) -> None:
+        super().__init__(target, threshold=threshold)
+        target.check_depth(depth)
+        self.depth = depth
+
+    def start(self, request: Request, *, detail: bool, target_cache: KVCache | None = None) -> None:
+        if target_cache is None:
+            raise ValueError("layer skip drafts in the target's cache, and was given none")
+        self._begin(request, detail)
+        self._context = list(request.prompt_ids)  # which the target takes in
+        self._cache = KVCache(target_cache.slab)
+
+    def propose(self, k: int) -> Draft:
+        self._cache.length = len(self._context) - 1
+        self._hidden: list[Tensor] = []
+        draft = super().propose(k)
+        if not self._hidden:
+            return draft
+        return dataclasses.replace(draft, early=EarlyStates(self.depth, torch.cat(self._hidden)))
+
+    def _extend(self, step: Tensor) -> Tensor:
+        logits, hidden = self.model.extend_early(step, self._cache, self.depth)
+        self._hidden.append(hidden)
+        return logits
+
+    def observe(self, tokens: Sequence[int]) -> None:
+        self._context.extend(tokens)
 
 
 class NGramLookup:
@@ -121,12 +194,10 @@ class NGramLookup:
     text that does not repeat itself, and then the round is a plain step.
     """
 
-    name = "ngram"
-
     def __init__(self, vocab_size: int, device: torch.device, *, max_ngram: int = 3) -> None:
         self.vocab_size, self.device, self.max_ngram = vocab_size, device, max_ngram
 
-    def start(self, request: Request, *, detail: bool) -> None:
+    def start(self, request: Request, *, detail: bool, target_cache: KVCache | None = None) -> None:
         self._keep_probs = detail or not request.sampling.greedy
         self._context: list[int] = []
         self._follows: dict[tuple[int, ...], int] = {}
@@ -152,3 +223,23 @@ class NGramLookup:
             for n in range(1, min(self.max_ngram, end) + 1):
                 self._follows[tuple(self._context[end - n :])] = end
             self._context.append(token)
+
+
+class RandomTokens:
+    """Tokens drawn evenly from the vocabulary, for nothing: what a round costs when all but no draft is accepted."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self.vocab_size, self.device = vocab_size, device
+
+    def start(self, request: Request, *, detail: bool, target_cache: KVCache | None = None) -> None:
+        self._keep_probs = detail or not request.sampling.greedy
+        self._generator = random_stream(self.device, "draft", request.seed, request.prompt_id, request.repetition)
+
+    def propose(self, k: int) -> Draft:
+        tokens = torch.randint(self.vocab_size, (k,), generator=self._generator, device=self.device)
+        if not (self._keep_probs and k):
+            return Draft(tokens, None)
+        return Draft(tokens, torch.full((k, self.vocab_size), 1 / self.vocab_size, device=self.device))
+
+    def observe(self, tokens: Sequence[int]) -> None:
+        return

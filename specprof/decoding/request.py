@@ -28,6 +28,8 @@ class Request:
     seed: int = 0
     prompt_id: str = ""
     repetition: int = 0
+    draft_prompt_ids: tuple[int, ...] | None = None
+    """The prompt as a draft of another vocabulary reads it; None leaves that to the drafter."""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
