@@ -21,6 +21,10 @@ RandomWeights = Annotated[
         help="Build the true architecture with random weights, no download: true cost, meaningless text.",
     ),
 ]
+ScaleLayers = Annotated[
+    int | None,
+    typer.Option("--scale-layers", metavar="N", help="Random weights: build at most N layers of each model."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the JSON document to FILE as well.")

@@ -7,7 +7,7 @@ import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,10 +37,35 @@ def run(
     pair: options.Pair = None,
     draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
-    k: Annotated[int, typer.Option("-k", "--k", help="Tokens drafted per round; 0 is plain decoding.")] = 4,
+    k: Annotated[
+        str,
+        typer.Option(
+            "-k", "--k", metavar="K", help="Tokens drafted per round; 0 is plain decoding; auto chooses each round."
+        ),
+    ] = "4",
+    k_max: Annotated[int | None, typer.Option("--k-max", help="The most that --k auto drafts. [default: 8]")] = None,
     drafter: Annotated[
-        str, typer.Option("--drafter", help="model, or ngram: look the context's last words up in the context.")
+        str,
+        typer.Option(
+            "--drafter",
+            help="model; ngram (look the last words up in the context); layerskip (the target's first layers); "
+            "self (the target itself); random.",
+        ),
     ] = "model",
+    draft_layers: Annotated[
+        int | None, typer.Option("--draft-layers", metavar="N", help="layerskip: how many layers draft.")
+    ] = None,
+    draft_threshold: Annotated[
+        float,
+        typer.Option("--draft-threshold", metavar="P", help="End a draft where no token has probability P or more."),
+    ] = 0.0,
+    vocab_method: Annotated[
+        str,
+        typer.Option(
+            "--vocab-method",
+            help="A draft of another vocabulary proposes by tli (tokens both have), slem (text; greedy only) or auto.",
+        ),
+    ] = "auto",
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt's text; may be repeated.")] = None,
     prompts: Annotated[
         str | None,
@@ -86,6 +111,7 @@ def run(
         bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
     ] = False,
     random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
     synthetic_acceptance: Annotated[
         float | None,
         typer.Option("--synthetic-acceptance", metavar="A", help="Accept each draft token with probability A."),
@@ -121,8 +147,12 @@ def run(
     wants_color(color, sys.stdout)
     config = RunConfig(
         pair=chosen_pair(pair, draft, target, dtype, needs_draft=drafter == "model"),
-        k=k,
+        k=_k(k),
+        k_max=k_max,
         drafter=drafter,
+        draft_layers=draft_layers,
+        draft_threshold=draft_threshold,
+        vocab_method=vocab_method,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -138,6 +168,7 @@ def run(
         deterministic=deterministic,
         chat_template=chat_template,
         random_weights=random_weights,
+        scale_layers=scale_layers,
         synthetic_acceptance=synthetic_acceptance,
         revision=revision,
         offline=offline,
@@ -202,6 +233,15 @@ def run(
         raise lines.failure
 
 
+def _k(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--k {text!r} is neither a number nor auto", "2 to 8 is usual; 0 is plain decoding") from None
+
+
 def _chosen_prompts(texts: list[str], path: str | None, domains: list[str], limit: int | None) -> list[Prompt]:
     """What to decode: given texts, a file, standard input, or the packaged prompts.
 
@@ -241,7 +281,7 @@ def _ready(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Arms,
     """Models loaded and warm, prompts encoded."""
     LOG.info("loading %s", config.pair.name)
     from specprof.experiments.arms import load_arms
-    from specprof.experiments.run import encode_prompts, warm_up, warm_up_steps
+    from specprof.experiments.run import choose_method, encode_prompts, warm_up, warm_up_steps
 
     if config.deterministic:
         make_deterministic()
@@ -249,6 +289,9 @@ def _ready(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Arms,
     for note in arms.notes:
         LOG.info("note: %s", note)
     prompts = encode_prompts(config, arms, texts)
+    arms, finding = choose_method(config, arms, prompts)
+    if finding is not None:
+        LOG.info("note: %s", finding)
     how = "2 arms, interleaved" if config.baseline else "1 arm"
     LOG.info("prompts: %d, repetitions: %d, %s", len(prompts), config.repetitions, how)
     with narration.progress("warm-up", warm_up_steps(config, prompts), shown=bars) as bar:
@@ -284,8 +327,14 @@ def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: s
 
     how = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
     title = f"{config.pair.name}  K = {config.k}  {how}"
+    if config.k == "auto":
+        title = title.replace("auto", f"auto (up to {config.longest_draft})", 1)
     if config.drafter != "model":
         title += f"  drafter {config.drafter}"
+    if config.draft_layers is not None:
+        title += f" ({config.draft_layers} of {arms.target.num_layers} layers)"
+    if arms.vocab_method is not None:
+        title += f"  vocab method {arms.vocab_method}"
     subtitle = f"{arms.target.name} on {arms.target.device}, {str(arms.target.dtype).removeprefix('torch.')}"
     colored = wants_color(color, sys.stdout)
     terminal = sys.stdout.isatty()

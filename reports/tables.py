@@ -172,6 +172,11 @@ def _acceptance(comparison: Comparison) -> RenderableType | None:
         alpha = "" if counts.alpha is None else f", alpha {counts.alpha:.2f}"
         lines.append(Text(f"{_percent(counts.draft_acceptance_rate)} of drafted tokens accepted{alpha}"))
         lines.extend(_positions(counts))
+        lengths = {length: rounds for length, rounds in enumerate(counts.draft_length_histogram) if rounds}
+        if len(lengths) > 1:
+            total = sum(lengths.values())
+            shares = ", ".join(f"{length} in {_percent(rounds / total)}" for length, rounds in lengths.items())
+            lines.append(Text(f"drafted per round: {shares}"))
     left_out = []
     if counts.num_cut_rounds:
         left_out.append(f"{counts.num_cut_rounds} cut by the end of the text")
@@ -275,7 +280,7 @@ def _cost_model(comparison: Comparison) -> RenderableType | None:
     table = _grid("left", "left")
     table.add_row("one target pass", f"{_ms(costs.target_step_seconds)} ms; in such passes:")
     table.add_row("a drafted token", f"c = {_fixed(costs.draft_cost_ratio, 3)}")
-    table.add_row(f"verifying {k}", f"v = {_fixed(costs.verify_ratio, 3)}")
+    table.add_row(f"verifying {costs.draft_tokens_per_round:.3g}", f"v = {_fixed(costs.verify_ratio, 3)}")
     table.add_row(
         "the rest",
         f"o = {_fixed(costs.overhead_ratio, 3)}   (plain decoding: {_fixed(costs.ar_overhead_ratio, 3)})",
@@ -297,7 +302,9 @@ def _cost_model(comparison: Comparison) -> RenderableType | None:
 def _break_even(comparison: Comparison) -> str:
     costs, counts = comparison.costs, comparison.acceptance
     assert costs is not None and counts is not None
-    per_round = f"{_fixed(costs.break_even_tau)} tokens per round (here {_fixed(counts.mean_acceptance_length)})"
+    per_round = f"{_fixed(costs.break_even_tau)} tokens per round (here {_fixed(costs.tokens_per_round)})"
+    if costs.draft_tokens_per_round != counts.num_spec_tokens:
+        return per_round  # an alpha belongs to one draft length
     if costs.break_even_alpha is None:
         return f"{per_round}\nout of reach even if everything were accepted"
     return f"{per_round}\nalpha {costs.break_even_alpha:.2f} (here {_fixed(counts.alpha)})"

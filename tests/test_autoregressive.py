@@ -14,7 +14,6 @@ from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.request import Request, prompt_tokens
 from specprof.decoding.sampling import Sampling, probabilities
 from specprof.errors import UsageError
-from specprof.models.kv_cache import KVCache
 from specprof.models.loader import quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import timer
@@ -34,9 +33,9 @@ class Watched(ModelWrapper):
 
     passes = 0
 
-    def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1) -> Tensor:
+    def extend(self, *args: Any, **kwargs: Any) -> Tensor:
         self.passes += 1
-        return super().extend(ids, cache, num_logits)
+        return super().extend(*args, **kwargs)
 
 
 @pytest.fixture(scope="module", params=[tiny_gpt2, tiny_llama, tiny_gpt_neox], ids=lambda family: family.__name__)
@@ -270,9 +269,9 @@ def test_time_goes_where_it_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
 
     class Slow(ModelWrapper):
-        def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1) -> Tensor:
+        def extend(self, ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             clock[0] += ids.shape[0]
-            return super().extend(ids, cache, num_logits)
+            return super().extend(ids, *args, **kwargs)
 
     monkeypatch.setattr(timer, "perf_counter", lambda: clock[0])
     request = Request(PROMPT, 6)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 
 from command_line import QUICK, Outcome, command, isolate, ok, process
 from specprof.models import hub
-from tiny_models import VOCAB_SIZE, save_model_dir, tiny_gpt2, tiny_tokenizer
+from specprof.profiling.metrics import fold
+from tiny_models import VOCAB_SIZE, save_model_dir, tiny_gpt2, tiny_gpt_neox, tiny_tokenizer
+from tiny_tokenizers import byte_level, word_piece
 
 USAGE, UNAVAILABLE, RESOURCES, INCOMPATIBLE = 2, 3, 4, 5
 
@@ -39,14 +43,61 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "unknown pair": (
         ("--pair", "nope"),
         "no pair named 'nope'",
-        "gpt2_dev, tinyllama_llama3, phi3_llama3, llama3_self, tiny_dev",
+        "gpt2_dev, tinyllama_llama3, phi3_llama3, llama3_self, tiny_dev, tiny_cross",
     ),
     "misspelt pair": (("--pair", "gpt2-dev"), "no pair named 'gpt2-dev'", "did you mean gpt2_dev?"),
     "empty pair": (("--pair", ""), "no pair named ''", "known pairs"),
     "empty draft": (("--draft", "", "--target", "tiny_dev/target"), "the model id is empty", "directory"),
     "dtype": (("--dtype", "float12"), "no dtype 'float12'", "float16, bfloat16, float32, int4"),
     "k": (("--k", "-1"), "k = -1 is negative", "0 or more"),
-    "k no number": (("--k", "four"), "'--k'", "specprof run --help"),
+    "k no number": (("--k", "four"), "--k 'four' is neither a number nor auto", "0 is plain decoding"),
+    "k no whole number": (("--k", "1.5"), "--k '1.5' is neither a number nor auto", "0 is plain decoding"),
+    "k empty": (("--k", ""), "--k '' is neither a number nor auto", "0 is plain decoding"),
+    "k-max alone": (("--k-max", "4"), "--k-max needs --k auto", "4 are drafted every round"),
+    "k-max": (("--k", "auto", "--k-max", "0"), "--k-max 0 is less than 1", "1 or more"),
+    "k auto deterministic": (("--k", "auto", "--deterministic"), "--deterministic exclude each other", "fixed --k"),
+    "layerskip alone": (("--drafter", "layerskip"), "layerskip needs --draft-layers N", "N of the target's layers"),
+    "draft-layers": (("--drafter", "layerskip", "--draft-layers", "0"), "--draft-layers 0 is less than 1", "1 or more"),
+    "draft-layers of a model": (("--draft-layers", "2"), "does not apply to --drafter model", "--drafter layerskip"),
+    "draft-layers of self": (
+        ("--drafter", "self", "--draft-layers", "2"),
+        "does not apply to --drafter self",
+        "layerskip",
+    ),
+    "draft-threshold": (("--draft-threshold", "1.5"), "--draft-threshold 1.5 is not in [0, 1]", "probability"),
+    "draft-threshold negative": (("--draft-threshold", "-0.1"), "--draft-threshold -0.1 is not in", "probability"),
+    "draft-threshold nan": (("--draft-threshold", "nan"), "--draft-threshold nan is not in [0, 1]", "probability"),
+    "draft-threshold of ngram": (
+        ("--drafter", "ngram", "--draft-threshold", "0.5"),
+        "does not apply to --drafter ngram",
+        "model, layerskip, self",
+    ),
+    "draft-threshold of random": (
+        ("--drafter", "random", "--draft-threshold", "0.5"),
+        "does not apply to --drafter random",
+        "model, layerskip, self",
+    ),
+    "draft-threshold of slem": (
+        ("--vocab-method", "slem", "--draft-threshold", "0.5"),
+        "does not apply to --vocab-method slem",
+        "--vocab-method tli",
+    ),
+    "vocab-method": (("--vocab-method", "bogus"), "no vocab method 'bogus'", "auto, tli, slem"),
+    "vocab-method of ngram": (
+        ("--drafter", "ngram", "--vocab-method", "tli"),
+        "does not apply to --drafter ngram",
+        "another vocabulary",
+    ),
+    "vocab-method sampling": (
+        ("--pair", "tiny_cross", "--vocab-method", "slem", "--temperature", "0.8"),
+        "can't be sampled with",
+        "--temperature 0",
+    ),
+    "scale-layers alone": (
+        ("--scale-layers", "1"),
+        "--scale-layers needs --random-weights",
+        "trained model",
+    ),
     "temperature": (("--temperature", "-0.1"), "temperature -0.1 is not a number >= 0", "0 is greedy"),
     "temperature nan": (("--temperature", "nan"), "temperature nan is not a number", "0 is greedy"),
     "temperature inf": (("--temperature", "inf"), "temperature inf is not a number", "0 is greedy"),
@@ -148,10 +199,47 @@ def test_a_configuration_file_that_makes_no_sense(text: str, error: str) -> None
         (("--model", "tiny_dev/target", "--dtype", "fp8"), "no dtype 'fp8'"),
         (("--draft", "tiny_dev/draft"), "--draft needs --target"),
         (("--pair", "nope"), "no pair named 'nope'"),
+        (("tiny_dev/target", "--pair", "tiny_dev"), "exclude each other"),
+        (("tiny_dev/target", "--draft", "x", "--target", "y"), "exclude each other"),
+        (("tiny_dev/target", "--model", "tiny_dev/draft"), "MODEL and --model are the same"),
+        (("tiny_dev/target", "tiny_dev/draft"), "unexpected extra argument"),
+        (("tiny_dev/target", "--scale-layers", "1"), "--scale-layers needs --random-weights"),
+        (("tiny_dev/target", "--scale-layers", "0", "--random-weights"), "can't be built with 0 layers"),
     ],
 )
 def test_load_refuses_the_same(arguments: tuple[str, ...], error: str) -> None:
     assert error in refused("load", *arguments, code=USAGE)[0]
+
+
+# What only the models can tell
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        (("--drafter", "layerskip", "--draft-layers", "8"), "has 8 layers: 8 of them can't draft", "1 to 7 layers"),
+        (("--drafter", "layerskip", "--draft-layers", "99"), "has 8 layers: 99 of them can't draft", "1 to 7 layers"),
+        (("--drafter", "layerskip", "--draft-layers", "2", "--forward", "hf"), "needs our own forward", "forward auto"),
+        (("--random-weights", "--scale-layers", "0"), "can't be built with 0 layers", "1 or more"),
+        (("--random-weights", "--scale-layers", "-3"), "can't be built with -3 layers", "1 or more"),
+        (
+            ("--random-weights", "--scale-layers", "1", "--drafter", "layerskip", "--draft-layers", "1"),
+            "has a single layer", "another drafter",
+        ),
+    ],
+)  # fmt: skip
+def test_layers_that_a_model_lacks(arguments: tuple[str, ...], error: str, hint: str) -> None:
+    said = refused("run", *QUICK, *arguments, code=USAGE)
+    assert error in said[0] and hint in said[1]
+
+
+def test_layer_skip_of_a_family_that_our_own_forward_does_not_know(tmp_path: Path) -> None:
+    save_model_dir(tmp_path / "target", tiny_gpt_neox(), tiny_tokenizer())
+    arguments = ("--target", "target", "--drafter", "layerskip", "--draft-layers", "1")
+    error, hint = refused("run", *QUICK, *arguments, code=USAGE)
+    assert "layer skip needs our own forward, but" in error and "another drafter" in hint
+    # The other ways for a target to draft for itself need no more than any forward.
+    ok("run", *QUICK, "--no-save", "--target", "target", "--drafter", "self")
 
 
 # What this machine doesn't have
@@ -168,7 +256,7 @@ def test_a_device_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_int4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        "specprof.models.loader.importlib.util.find_spec",
+        "specprof.models.int4.importlib.util.find_spec",
         lambda name, *rest: None if name == "bitsandbytes" else find_spec(name, *rest),
     )
     for arguments in (("run", *QUICK), ("load", "--model", "tiny_dev/target"), ("run", *QUICK, "--random-weights")):
@@ -240,33 +328,6 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         assert "pickle" in error and "safetensors" in hint
 
 
-def other_tokenizer() -> Any:
-    """Words for tokens, unlike the packaged tokenizer's."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"<|end|>": 0} | {f"word{i}": i for i in range(1, VOCAB_SIZE)}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="<|end|>")), eos_token="<|end|>"
-    )
-
-
-def test_different_tokenizers_are_incompatible(tmp_path: Path) -> None:
-    save_model_dir(tmp_path / "draft", tiny_gpt2(0), other_tokenizer())
-    save_model_dir(tmp_path / "target", tiny_gpt2(1), tiny_tokenizer())
-    arguments = ("--draft", "draft", "--target", "target")
-    error, hint = refused("run", *QUICK, *arguments, code=INCOMPATIBLE)
-    assert "draft and target have different vocabularies" in error and "common token ids differ" in error
-    assert "--drafter ngram" in hint
-    # load says what it found out before it says that it won't do.
-    loaded = command("load", *arguments, "--n-tokens", "0")
-    assert loaded.code == INCOMPATIBLE and "vocabulary : different" in loaded.out
-    assert "have different vocabularies" in loaded.told[0]
-    # Alone, the target needs nobody's vocabulary.
-    ok("run", *QUICK, "--no-save", "--target", "target", "--drafter", "ngram")
-
-
 def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     broken = copy.deepcopy(tiny_gpt2(0))
     broken.transformer.ln_f.weight.data.fill_(float("nan"))
@@ -277,22 +338,80 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     assert loaded.code == UNAVAILABLE and "computes no numbers (NaN)" in loaded.told[0]
 
 
-def test_random_weights_of_different_vocabularies_are_incompatible() -> None:
-    error, _ = refused("run", *QUICK, "--pair", "tinyllama_llama3", "--random-weights", code=INCOMPATIBLE)
-    assert "32000 and 128256 tokens" in error
+# Vocabularies
+
+PAIR = ("--draft", "draft", "--target", "target", "--dtype", "float32")
+
+
+def identical(*arguments: str) -> None:
+    """A run of the pair below that changes nothing of what the target says."""
+    document = ok("run", *QUICK, "--no-save", *PAIR, "--json", *arguments).document
+    assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"]
+
+
+def test_vocabularies_without_a_common_token_are_incompatible(tmp_path: Path) -> None:
+    """Byte-level both, one of the letters a to m, one of the others."""
+    save_model_dir(tmp_path / "draft", tiny_gpt2(0), byte_level(["<|end|>", *"abcdefghijklm"], eos="<|end|>"))
+    save_model_dir(tmp_path / "target", tiny_gpt2(1), byte_level(["<|end|>", *"nopqrstuvwxyz"], eos="<|end|>"))
+    arguments = (*PAIR, "--prompt", "zoo")
+    for rest in ((), ("--temperature", "0.8"), ("--vocab-method", "tli")):
+        error, hint = refused("run", *QUICK, *arguments, *rest, code=INCOMPATIBLE)
+        assert "draft can't draft for target: no token of the draft is one of the target" in error
+        assert "--drafter ngram" in hint
+    assert "--drafter ngram" in refused("load", *PAIR, code=INCOMPATIBLE)[1]
+    # Alone, the target needs nobody's vocabulary.
+    ok("run", *QUICK, "--no-save", "--target", "target", "--drafter", "ngram", "--prompt", "zoo")
+
+
+def test_a_tokenizer_that_is_of_no_known_kind_drafts_text(tmp_path: Path) -> None:
+    save_model_dir(tmp_path / "draft", tiny_gpt2(0), word_piece())
+    save_model_dir(tmp_path / "target", tiny_gpt2(1), tiny_tokenizer())
+    outcome = ok("run", *QUICK, "--no-save", *PAIR, "--json")
+    assert outcome.document["config"]["vocab_method"] == "slem"
+    assert "neither byte-level nor SentencePiece-like" in outcome.err
+    identical("-n", "2", "--max-new-tokens", "16")
+    for arguments in (("--temperature", "0.8"), ("--vocab-method", "tli")):
+        error, hint = refused("run", *QUICK, *PAIR, *arguments, code=INCOMPATIBLE)
+        assert "the draft's tokenizer is neither byte-level nor SentencePiece-like" in error
+        assert "slem" in hint and "--drafter ngram" in hint
+    document = ok("load", *PAIR, "--n-tokens", "0", "--json").document
+    assert document["vocabulary"]["kind"] == "unreadable" and document["vocabulary"]["target_mass"] is None
+
+
+def test_a_draft_without_its_tokenizer(tmp_path: Path) -> None:
+    save_model_dir(tmp_path / "draft", tiny_gpt2(0))
+    save_model_dir(tmp_path / "target", tiny_gpt2(1), tiny_tokenizer())
+    for arguments in (("run", *QUICK), ("load",)):
+        error, hint = refused(*arguments, *PAIR, code=UNAVAILABLE)
+        assert "draft" in error and "tokenizer" in error and "tokenizer" in hint
+
+
+def test_a_draft_without_an_end_of_sequence(tmp_path: Path) -> None:
+    """It can't propose an end; the target ends its text all the same."""
+    for role, source in (("draft", "tiny_cross/draft"), ("target", "tiny_dev/target")):
+        directory = hub.local_directory(source)
+        assert directory is not None
+        shutil.copytree(directory, tmp_path / role)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        file = tmp_path / "draft" / name
+        values = json.loads(file.read_text())
+        file.write_text(json.dumps({key: value for key, value in values.items() if not key.startswith("eos_token")}))
+    for method in ("tli", "slem"):
+        texts = ("--domain", "code", "--max-new-tokens", "40", "--vocab-method", method)
+        plain, speculative = fold(ok("run", *QUICK, "--no-save", *PAIR, *texts, "--jsonl").events)
+        assert plain.generated_ids == speculative.generated_ids and speculative.finish_reason == "stop"
+    ok("run", *QUICK, "--no-save", *PAIR, "--temperature", "0.8")
 
 
 @pytest.mark.parametrize(("draft_rows", "target_rows"), [(VOCAB_SIZE, VOCAB_SIZE + 64), (VOCAB_SIZE + 64, VOCAB_SIZE)])
 def test_padding_rows_are_no_difference(tmp_path: Path, draft_rows: int, target_rows: int) -> None:
     save_model_dir(tmp_path / "draft", tiny_gpt2(1, draft_rows), tiny_tokenizer())
     save_model_dir(tmp_path / "target", tiny_gpt2(0, target_rows), tiny_tokenizer())
-    pair = ("--draft", "draft", "--target", "target", "--dtype", "float32")
-    document = ok("load", *pair, "--n-tokens", "0", "--json").document
+    document = ok("load", *PAIR, "--n-tokens", "0", "--json").document
     assert document["vocabulary"]["kind"] == "padding"
     texts = ("-n", "2", "--prompt", "def f(x):", "--prompt", "Once upon a time", "--max-new-tokens", "64")
-    document = ok("run", *QUICK, *pair, *texts, "--no-save", "--json").document
-    assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"] == 2
-    ok("run", *QUICK, *pair, *texts, "--no-save", "--temperature", "1")
+    identical(*texts)
+    ok("run", *QUICK, *PAIR, *texts, "--no-save", "--temperature", "1")
 
 
 # Places to write to

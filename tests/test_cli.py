@@ -80,7 +80,7 @@ def test_the_list_of_pairs() -> None:
     document = ok("load", "--list", "--json").document
     assert document["schema"] == "specprof.pairs/1"
     assert [pair["name"] for pair in document["pairs"]] == [
-        "gpt2_dev", "tinyllama_llama3", "phi3_llama3", "llama3_self", "tiny_dev", "mine",
+        "gpt2_dev", "tinyllama_llama3", "phi3_llama3", "llama3_self", "tiny_dev", "tiny_cross", "mine",
     ]  # fmt: skip
     table = ok("load", "--list").out
     assert "gpt2-xl" in table and "gpt2-large" in table and "\x1b" not in table
@@ -106,10 +106,11 @@ def test_the_document_has_every_number() -> None:
     assert set(document["acceptance"]) >= {
         "num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "num_spec_tokens", "draft_acceptance_rate",
         "mean_acceptance_length", "accepted_per_step", "acceptance_rate_per_pos", "conditional_acceptance_rate",
-        "acceptance_histogram", "alpha",
+        "acceptance_histogram", "draft_length_histogram", "alpha",
     }  # fmt: skip
     assert set(document["costs"]) >= {
         "draft_cost_ratio", "verify_ratio", "overhead_ratio", "speedup_predicted", "break_even_alpha", "best_k",
+        "draft_tokens_per_round", "tokens_per_round",
     }  # fmt: skip
     assert {"speedup_decode", "speedup_e2e", "output_matches_baseline", "domains", "warnings"} <= set(document)
     for arm in ("baseline", "speculative"):
@@ -315,9 +316,103 @@ def test_k_0_is_plain_decoding() -> None:
 @pytest.mark.parametrize("k", [1, 7])
 def test_k_is_the_number_drafted(k: int) -> None:
     events = run("-k", str(k), "--max-new-tokens", "20", "--jsonl").events
-    drafted = [len(e.draft_tokens) for e in events if isinstance(e, Round) and e.decoder == f"SD-K{k}" and not e.cut]
-    assert drafted and set(drafted) == {k}
+    rounds = [event for event in events if isinstance(event, Round)]
+    speculative = [r for r in rounds if r.decoder == f"SD-K{k}" and not r.cut]
+    assert speculative and {(r.k, len(r.draft_tokens)) for r in speculative} == {(k, k)}
+    assert {r.k for r in rounds if r.decoder == "AR"} == {None}
     assert tokens(events)["AR"] == tokens(events)[f"SD-K{k}"]
+
+
+def test_k_auto_chooses_each_round() -> None:
+    arguments = ("-n", "1", "--reps", "1", "--warmup", "0", "--max-new-tokens", "48", "--no-save", "-o", "run.json")
+    outcome = ok("run", "--k", "auto", "--k-max", "3", *arguments, "--jsonl")
+    speculative = [e for e in outcome.events if isinstance(e, Round) and e.decoder == "SD-Kauto"]
+    chosen = {r.k for r in speculative if not r.cut}
+    assert chosen <= {0, 1, 2, 3} and len(chosen) > 1, "the first rounds try every K"
+    assert all(r.k == len(r.draft_tokens) for r in speculative)
+    assert tokens(outcome.events)["AR"] == tokens(outcome.events)["SD-Kauto"]
+    document = json.loads(Path("run.json").read_text())
+    assert (document["config"]["k"], document["config"]["k_max"]) == ("auto", 3)
+    lengths = document["acceptance"]["draft_length_histogram"]
+    assert {k for k, rounds in enumerate(lengths) if rounds} == chosen
+    assert document["costs"]["draft_tokens_per_round"] < 3
+    assert document["output_matches_baseline"]["num_identical"] == 1
+
+
+def test_a_target_that_drafts_for_itself_accepts_every_token() -> None:
+    arguments = ("--drafter", "self", "--max-new-tokens", "16", "-n", "2")
+    sampled = run(*arguments, "--temperature", "0.8", "--json").document
+    assert sampled["acceptance"]["draft_acceptance_rate"] >= 0.999
+    assert sampled["acceptance"]["alpha"] == pytest.approx(1, abs=1e-3)
+    assert set(sampled["config"]["models"]) == {"target"}
+    greedy = run(*arguments, "--json").document
+    assert greedy["acceptance"]["draft_acceptance_rate"] == 1
+    assert greedy["output_matches_baseline"]["num_identical"] == 2
+
+
+def test_random_drafts_are_hardly_ever_accepted_and_harm_nothing() -> None:
+    outcome = run("--drafter", "random", "-n", "2", "--max-new-tokens", "12", "--json", "-o", "run.json")
+    document = outcome.document
+    assert document["acceptance"]["num_draft_tokens"] > 20 and document["acceptance"]["draft_acceptance_rate"] < 0.1
+    assert document["output_matches_baseline"]["num_identical"] == 2
+    sampled = run("--drafter", "random", "--temperature", "0.8", "--json").document
+    # evenly over 4096 tokens: what is shared with the target's law is small, and never nothing
+    assert 0 < sampled["acceptance"]["alpha"] < 0.2
+
+
+def test_layer_skip_drafts_with_the_targets_first_layers() -> None:
+    texts = ("-n", "2", "--max-new-tokens", "16")
+    rates = {}
+    for depth in (1, 7):
+        document = run("--drafter", "layerskip", "--draft-layers", str(depth), *texts, "--json").document
+        assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"] == 2
+        assert set(document["config"]["models"]) == {"target"} and document["config"]["draft_layers"] == depth
+        rates[depth] = document["acceptance"]["draft_acceptance_rate"]
+    assert rates[1] < rates[7], "7 of 8 layers know more than one"
+    table = run("--drafter", "layerskip", "--draft-layers", "3", "--temperature", "0.8", "-o", "run.json").out
+    assert "drafter layerskip (3 of 8 layers)" in table.splitlines()[0]
+    assert 0 < json.loads(Path("run.json").read_text())["acceptance"]["alpha"] < 1
+
+
+@pytest.mark.parametrize("drafter", ["model", "layerskip"])
+def test_a_threshold_ends_drafts_early(drafter: str) -> None:
+    layers = ("--draft-layers", "4") if drafter == "layerskip" else ()
+    lengths = []
+    for threshold in ("0.5", "1"):
+        arguments = ("--drafter", drafter, *layers, "--draft-threshold", threshold, "--max-new-tokens", "16")
+        events = run(*arguments, "--jsonl").events
+        assert tokens(events)["AR"] == tokens(events)["SD-K4"]
+        rounds = [e for e in events if isinstance(e, Round) and e.decoder == "SD-K4" and not e.cut]
+        assert {r.k for r in rounds} == {4}, "which was asked for"
+        lengths.append(sum(len(r.draft_tokens) for r in rounds) / len(rounds))
+    # No token has probability 1, and so every draft is one token.
+    assert 4 > lengths[0] > lengths[1] == 1
+
+
+@pytest.mark.parametrize("method", ["tli", "slem", "auto"])
+def test_a_draft_of_another_vocabulary(method: str) -> None:
+    arguments = ("--pair", "tiny_cross", "--vocab-method", method, "-n", "2", "--max-new-tokens", "16")
+    outcome = run(*arguments, "--json")
+    document = outcome.document
+    assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"] == 2
+    assert document["acceptance"]["num_accepted_draft_tokens"] > 0
+    assert "note: different vocabularies: 1886 of the draft's 2045 tokens are tokens of the target too" in outcome.err
+    vocabulary = document["config"]["vocabulary"]
+    assert (vocabulary["kind"], vocabulary["shared"]) == ("overlapping", 1886) and "to_target" not in vocabulary
+    used = document["config"]["vocab_method"]
+    if method == "auto":
+        assert used in ("tli", "slem")
+        assert f"note: vocab method {used}: tokens per round in a trial: tli " in outcome.err
+    else:
+        assert used == method and "trial" not in outcome.err
+
+
+def test_sampling_from_a_draft_of_another_vocabulary() -> None:
+    outcome = run("--pair", "tiny_cross", "--temperature", "0.8", "--max-new-tokens", "16", "-o", "run.json")
+    assert outcome.out.startswith("tiny_cross  K = 4  temperature 0.8  vocab method tli\n")
+    document = json.loads(Path("run.json").read_text())
+    assert document["config"]["vocab_method"] == "tli" and "trial" not in outcome.err
+    assert 0 < document["acceptance"]["alpha"] < 1
 
 
 def test_sampling_draws_by_the_seed() -> None:
@@ -423,11 +518,24 @@ def test_random_weights_are_said_everywhere() -> None:
 
 def test_random_weights_have_the_true_shape() -> None:
     label = "random weights: the cost is real, acceptance and text mean nothing"
-    document = ok("load", "--model", "gpt2", "--random-weights", "--n-tokens", "1", "--json").document
-    assert document["models"]["model"]["parameters"] == 124_439_808  # GPT-2 small
-    assert document["caveats"] == [label]
+    document = ok("load", "gpt2", "--random-weights", "--scale-layers", "1", "--n-tokens", "1", "--json").document
+    # GPT-2 small without 11 of its layers
+    assert document["models"]["model"]["parameters"] == 124_439_808 - 11 * 7_087_872
+    assert document["caveats"] == document["notes"] == [label]
     outcome = ok("load", "--pair", "tiny_dev", "--random-weights", "--n-tokens", "0")
     assert label in outcome.out and label in outcome.err
+    assert "MB together, " in outcome.out, "there are no files to tell the size by"
+
+
+def test_random_weights_of_so_many_layers() -> None:
+    scaled, whole = (
+        run("--random-weights", "--drafter", "ngram", *layers, "--json").document["config"]
+        for layers in (("--scale-layers", "2"), ())
+    )
+    assert (scaled["scale_layers"], whole["scale_layers"]) == (2, None)
+    few, every = (config["models"]["target"]["parameters"] for config in (scaled, whole))
+    rest = 4096 * 256 + 256  # the embedding, which is the head too, and the last norm
+    assert (few - rest) * 4 == every - rest, "2 of 8 layers"
 
 
 def test_pairs_of_ones_own(tmp_path: Path) -> None:
@@ -464,14 +572,56 @@ def test_the_card_of_a_model() -> None:
     assert fields["output"].startswith('"The quick brown fox')
 
 
+def test_a_model_may_be_named_without_a_flag() -> None:
+    by_flag = ok("load", "--model", "tiny_dev/draft", "--json").document
+    assert ok("load", "tiny_dev/draft", "--json").document == by_flag
+    assert by_flag["notes"] == [] and by_flag["models"]["model"]["model"] == "tiny_dev/draft"
+
+
 def test_the_card_of_a_pair() -> None:
     document = ok("load", "--pair", "tiny_dev", "--json").document
     assert set(document["models"]) == {"draft", "target"} and document["vocabulary"]["kind"] == "identical"
+    assert document["vocabulary"]["target_mass"] is None and document["notes"] == []
     sizes = sum(facts["memory_bytes"] for facts in document["models"].values())
+    assert document["memory_bytes"] == sizes
     assert document["memory_needed_bytes"] == pytest.approx(sizes, rel=0.02)
     assert document["memory_available_bytes"] > document["memory_needed_bytes"]
     card = ok("load", "--pair", "tiny_dev").out
-    assert "vocabulary : identical" in card and "needed" in card
+    assert "vocabulary : identical" in card and re.search(r"MB together \([\d.]+ MB by the files\), ", card)
+
+
+def test_the_card_of_a_pair_of_two_vocabularies() -> None:
+    outcome = ok("load", "--pair", "tiny_cross", "--json")
+    vocabulary = outcome.document["vocabulary"]
+    assert vocabulary == {
+        "kind": "overlapping",
+        "draft_size": 2048,
+        "target_size": 4096,
+        "shared": 1886,
+        "reason": "1886 of the draft's 2045 tokens are tokens of the target too (metaspace draft, byte-level target)",
+        "target_mass": vocabulary["target_mass"],
+    }
+    assert 0.5 < vocabulary["target_mass"] < 1
+    (note,) = outcome.document["notes"]
+    assert note == f"different vocabularies: {vocabulary['reason']}"
+    card = ok("load", "--pair", "tiny_cross", "--n-tokens", "0").out
+    assert f"note       : {note}\n" in card
+    assert f"vocabulary : overlapping: {vocabulary['reason']}\n" in card
+    share = f"{vocabulary['target_mass']:.1%}"
+    assert f"they carry {share} of the target's probability on packaged sample texts" in card
+
+
+def test_the_card_of_a_target_and_its_own_4_bit_draft() -> None:
+    Path("specprof.toml").write_text(
+        "[pairs.self]\ndraft = 'tiny_dev/target'\ntarget = 'tiny_dev/target'\ndraft_dtype = 'int4'\n"
+    )
+    document = ok("load", "--pair", "self", "--json", "--n-tokens", "0").document
+    draft, target = document["models"]["draft"], document["models"]["target"]
+    assert draft["parameters"] == target["parameters"] and (draft["dtype"], target["dtype"]) == ("int4", "float16")
+    assert draft["compute_dtype"] == target["compute_dtype"] == "float32"
+    assert draft["memory_bytes"] < target["memory_bytes"] / 2
+    table = 4 * 4096 * 256  # in 32 bits, and the target's own
+    assert document["memory_bytes"] == pytest.approx(draft["memory_bytes"] + target["memory_bytes"] - table, rel=1e-3)
 
 
 # The streamed text

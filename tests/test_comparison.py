@@ -81,6 +81,7 @@ def test_by_hand() -> None:
 
     assert c.costs is not None
     assert c.costs.target_step_seconds == pytest.approx(0.010)
+    assert (c.costs.draft_tokens_per_round, c.costs.tokens_per_round) == (2, 2)
     assert c.costs.draft_cost_ratio == pytest.approx(0.2)
     assert c.costs.verify_ratio == pytest.approx(1.1)
     assert c.costs.overhead_ratio == pytest.approx(0.1)
@@ -159,10 +160,11 @@ def test_to_dict_has_the_documented_keys() -> None:
     assert set(record["acceptance"]) >= {
         "num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "num_spec_tokens", "draft_acceptance_rate",
         "mean_acceptance_length", "accepted_per_step", "acceptance_rate_per_pos", "conditional_acceptance_rate",
-        "acceptance_histogram", "alpha",
+        "acceptance_histogram", "draft_length_histogram", "alpha",
     }  # fmt: skip
     assert set(record["costs"]) >= {
         "draft_cost_ratio", "verify_ratio", "overhead_ratio", "speedup_predicted", "break_even_alpha", "best_k",
+        "draft_tokens_per_round", "tokens_per_round",
     }  # fmt: skip
     for arm in (record["baseline"], record["speculative"]):
         assert set(arm) >= {"ttft_seconds", "tpot_seconds", "latency_p50", "latency_p95", "latency_p99", "repetition"}
@@ -268,17 +270,50 @@ def test_a_run_whose_truth_is_known() -> None:
     assert c.warnings == ()
 
 
-def test_costs_come_from_rounds_of_the_full_length() -> None:
-    short = [make_round(1, 1, draft_seconds=0.009, verify_seconds=0.010, sample_seconds=0.05)] * 5
-    full = [make_round(3, 1, draft_seconds=0.006, verify_seconds=0.013, sample_seconds=0.0, overhead_seconds=0.001)] * 2
-    c = compare([ar("a"), distinct([*short, *full], "SD-K3", 0, "a")], temperature=0)
-    assert c.costs is not None
+def varied() -> list[Round]:
+    """Rounds of 1, 3 and no drafted tokens; 116 ms for 15 tokens."""
+    one = make_round(1, 1, draft_seconds=0.002, verify_seconds=0.010, sample_seconds=0.0005, overhead_seconds=0.0005)
+    three = make_round(3, 1, draft_seconds=0.006, verify_seconds=0.013, sample_seconds=0.0, overhead_seconds=0.001)
+    none = make_round(0, 0, draft_seconds=0.0, verify_seconds=0.010, sample_seconds=0.001, overhead_seconds=0.0)
+    return [one] * 5 + [three] * 2 + [none]
+
+
+def test_costs_of_drafts_of_different_lengths() -> None:
+    cut = make_round(2, 0, cut=True, draft_seconds=9.0)
+    c = compare([ar("a"), distinct([*varied(), cut], "SD-Kauto", 0, "a")], temperature=0)
+    assert c.acceptance is not None and c.costs is not None
+    assert c.acceptance.draft_length_histogram == [1, 5, 0, 2]
+    assert c.costs.draft_tokens_per_round == pytest.approx((5 * 1 + 2 * 3) / 8)
+    # 5 + 2 accepted, and one token more in each of 8 rounds
+    assert c.costs.tokens_per_round == pytest.approx(15 / 8)
+    # 5 rounds of 2 ms and 2 of 6 ms for 11 tokens; a pass takes 10 ms
     assert c.costs.draft_cost_ratio == pytest.approx(0.2)
-    assert c.costs.verify_ratio == pytest.approx(1.3)
+    assert c.costs.verify_ratio == pytest.approx((5 * 1.0 + 2 * 1.3 + 1.0) / 8)
     assert c.costs.overhead_ratio == pytest.approx(0.1)
+    assert c.costs.break_even_tau == pytest.approx(11.6 / 8)
+    assert c.costs.speedup_predicted == pytest.approx(15 / 11.6)
+    # which alpha breaks even is a question about one draft length
+    assert c.costs.break_even_alpha is None
     # five rounds of one token measure v(1) = 1.0, below the line from v(0) to v(3)
     assert c.costs.best_k == 1
     assert c.costs.best_k_speedup_predicted == pytest.approx(2 / (0.2 + 1.0 + 0.1) * 1.2)
+
+
+def test_the_prediction_for_drafts_of_different_lengths_is_what_was_measured() -> None:
+    c = compare([ar("a"), distinct(varied(), "SD-Kauto", 0, "a")], temperature=0)
+    assert c.costs is not None and c.speedup_decode is not None
+    assert c.speedup_decode.value == pytest.approx(0.012 / (0.116 / 15))
+    assert c.costs.speedup_predicted_with_ar_overhead == pytest.approx(c.speedup_decode.value)
+
+
+def test_costs_are_medians_by_length() -> None:
+    """A round that the machine was interrupted in changes nothing, however long it took."""
+    interrupted = [dataclasses.replace(round, draft_seconds=5.0, verify_seconds=7.0) for round in varied()[:1]]
+    undisturbed, disturbed = (
+        compare([ar("a"), distinct(rounds, "SD-Kauto", 0, "a")], temperature=0).costs
+        for rounds in (varied(), [*interrupted, *varied()[1:]])
+    )
+    assert disturbed == undisturbed
 
 
 # Warnings
@@ -305,7 +340,7 @@ def test_cut_and_empty_rounds_are_mentioned() -> None:
     rounds = [make_round(2, 1), make_round(2, 1, cut=True), make_round(0, 0), make_round(2, 2)]
     warnings = " ".join(compare([distinct(rounds, "SD-K2", 0, "a")], temperature=0).warnings)
     assert "25 % of rounds were cut" in warnings
-    assert "nothing to propose in 25 % of rounds" in warnings
+    assert "Nothing was drafted in 25 % of rounds" in warnings
 
 
 def test_looping_output_is_mentioned() -> None:

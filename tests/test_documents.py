@@ -222,8 +222,8 @@ def test_generate_text_with_autoregressive_decoder(gpt2: str) -> None:
 
     # --- Plain-text convenience wrapper ---
     text = decoder.generate_text("The quick brown fox", max_new_tokens=50, temperature=0.0)
-    assert text == tokenizer.decode(result.generated_ids, skip_special_tokens=True)
-    assert text
+    whole = [*prompt_ids[0].tolist(), *result.generated_ids]
+    assert text and "The quick brown fox" + text == tokenizer.decode(whole, skip_special_tokens=True)
 
     # --- Temperature sampling ---
     sampled = decoder.generate(prompt_ids, max_new_tokens=50, temperature=0.8)

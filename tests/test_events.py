@@ -28,7 +28,7 @@ RUN: list[Event] = [
     Round("código_000", "SD-K4", 0, 1, (), 0, (7,), 0.0, 0.01, 0.001, 0.002, cut=True),
     Round(
         "código_000", "SD-K4", 0, 2, (4,), 1, (4, 8), 0.1, 0.2, 0.3, 0.4,
-        target_prob=(0.5,), draft_prob=(0.25,), alpha=(0.75,),
+        target_prob=(0.5,), draft_prob=(0.25,), alpha=(0.75,), k=3,
     ),
     PromptEnded("código_000", "SD-K4", 0, "stop", 1024),
     RunEnded(2048),
@@ -54,6 +54,7 @@ rounds = st.builds(
     target_prob=probabilities,
     draft_prob=probabilities,
     alpha=probabilities,
+    k=st.none() | ids,
 )
 
 
@@ -73,7 +74,7 @@ def test_any_round_survives(event: Round) -> None:
 
 def test_undefined_fields_are_left_out() -> None:
     record = json.loads(to_json_line(RUN[2]))
-    assert "alpha" not in record and record["event"] == "Round"
+    assert record.keys().isdisjoint({"alpha", "k"}) and record["event"] == "Round"
 
 
 def test_seconds_are_sums_of_their_parts() -> None:

@@ -10,10 +10,22 @@ from typing import Any
 import pytest
 
 from specprof.data.prompts import Prompt
+from specprof.decoding.request import Request
+from specprof.decoding.speculative import SpeculativeDecoder
+from specprof.decoding.vocabulary import VocabularyKind, VocabularyVerdict
 from specprof.errors import IncompatiblePairError, UnavailableError, UsageError
-from specprof.experiments.arms import Arms, load_arms
+from specprof.experiments.arms import Arms, load_arms, vocabulary_methods
 from specprof.experiments.config import RunConfig
-from specprof.experiments.run import EncodedPrompt, encode_prompts, measure, warm_up, warm_up_steps
+from specprof.experiments.run import (
+    TRIAL_PROMPTS,
+    EncodedPrompt,
+    choose_method,
+    encode_prompts,
+    measure,
+    target_mass,
+    warm_up,
+    warm_up_steps,
+)
 from specprof.models.registry import get_pair
 from specprof.profiling.events import SCHEMA, Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import fold
@@ -31,6 +43,16 @@ def quick(**changes: Any) -> RunConfig:
 @functools.cache
 def loaded() -> Arms:
     return load_arms(quick())
+
+
+def crossed(**changes: Any) -> RunConfig:
+    """The same target, with a draft of another vocabulary."""
+    return quick(pair=get_pair("tiny_cross"), **changes)
+
+
+@functools.cache
+def loaded_crossed() -> Arms:
+    return load_arms(crossed())
 
 
 def encoded(config: RunConfig) -> list[EncodedPrompt]:
@@ -70,6 +92,7 @@ def test_a_run_begins_with_what_was_asked_and_ends_with_the_peak() -> None:
     assert started.config["k"] == 2 and started.config["pair"]["name"] == "tiny_dev"
     assert started.config["prompts"] == [{"prompt_id": p.prompt_id, "domain": "custom"} for p in PROMPTS]
     assert set(started.config["models"]) == {"target", "draft"}
+    assert started.config["vocabulary"]["kind"] == "identical" and started.config["vocab_method"] is None
     assert started.machine
     assert json.loads(json.dumps(started.config, allow_nan=False)) == started.config | {
         "caveats": list(started.config["caveats"])
@@ -95,23 +118,39 @@ def test_warm_up_decodes_the_first_prompts_by_every_arm(
 ) -> None:
     config = quick(warmup=warmup, baseline=baseline)
     arms = loaded()
-    decoded: list[tuple[str, int]] = []
-    for decoder in (arms.baseline, arms.speculative):
-        monkeypatch.setattr(type(decoder), "events", _noting(type(decoder).events, decoded))
+    requests = _noted(monkeypatch, arms)
     ticks: list[None] = []
     warm_up(config, arms, encoded(config), lambda: ticks.append(None))
     assert len(ticks) == steps == warm_up_steps(config, encoded(config))
-    assert len(decoded) == steps - 1
+    assert len(requests) == steps - 1
     # Apart from every measured repetition, and so from its random numbers.
-    assert {repetition for _, repetition in decoded} <= {-1}
+    assert {request.repetition for request in requests} <= {-1}
 
 
-def _noting(events: Any, decoded: list[tuple[str, int]]) -> Any:
-    def noted(decoder: Any, request: Any) -> Any:
-        decoded.append((request.prompt_id, request.repetition))
-        return events(decoder, request)
+def _noted(monkeypatch: pytest.MonkeyPatch, arms: Arms) -> list[Request]:
+    """The requests that both kinds of decoder get from now on."""
+    requests: list[Request] = []
 
-    return noted
+    def noting(events: Any) -> Any:
+        def noted(decoder: Any, request: Request) -> Any:
+            requests.append(request)
+            return events(decoder, request)
+
+        return noted
+
+    for decoder in (arms.baseline, arms.speculative):
+        monkeypatch.setattr(type(decoder), "events", noting(type(decoder).events))
+    return requests
+
+
+@pytest.mark.parametrize(("k", "lengths"), [(2, {32}), ("auto", {40})])
+def test_warm_up_lasts_until_k_auto_has_tried_every_k(
+    k: Any, lengths: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick(k=k, max_new_tokens=40, warmup=1, deterministic=k != "auto")
+    requests = _noted(monkeypatch, loaded())
+    warm_up(config, loaded(), encoded(config), lambda: None)
+    assert {request.max_new_tokens for request in requests} == lengths
 
 
 def test_warm_up_leaves_no_trace_in_what_is_measured() -> None:
@@ -140,19 +179,107 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_anything_runs() -> None:
 
 
 def test_what_was_loaded_is_on_record() -> None:
-    described = loaded().describe()
+    described = loaded().describe(quick().pair)
     target = described["target"]
     assert target["model"] == "tiny_dev/target" and target["forward"] == "own" and target["why_not_own"] is None
     assert target["parameters"] > 5 * described["draft"]["parameters"]
+    assert target["stored_dtype"] == "float16" and target["dtype"] == "float32"
     assert target["memory_bytes"] >= 4 * target["parameters"], "float32 on the CPU"
     assert loaded().stop_ids
 
 
-def test_k_has_to_fit_the_context_and_vocabularies_each_other() -> None:
+@pytest.mark.parametrize("changes", [{"k": 1024}, {"k": "auto", "k_max": 1024, "deterministic": False}])
+def test_k_has_to_fit_the_context(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="k = 1024 is not less than the context"):
-        load_arms(quick(k=1024))
-    with pytest.raises(IncompatiblePairError, match="32064 and 128256 tokens"):
-        load_arms(quick(pair=get_pair("phi3_llama3"), random_weights=True))
+        load_arms(quick(**changes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "methods"),
+    [
+        ("identical", {}, ()),
+        ("padding", {}, ()),
+        ("padding", {"vocab_method": "slem"}, ("slem",)),
+        ("overlapping", {}, ("tli", "slem")),
+        ("overlapping", {"temperature": 0.8}, ("tli",)),
+        ("overlapping", {"draft_threshold": 0.5}, ("tli",)),
+        ("overlapping", {"vocab_method": "tli"}, ("tli",)),
+        ("overlapping", {"vocab_method": "slem"}, ("slem",)),
+        ("unreadable", {}, ("slem",)),
+        ("unreadable", {"vocab_method": "slem"}, ("slem",)),
+        ("disjoint", {"vocab_method": "slem"}, ("slem",)),
+    ],
+)
+def test_how_a_draft_may_propose(kind: VocabularyKind, changes: dict[str, Any], methods: tuple[str, ...]) -> None:
+    assert vocabulary_methods(quick(**changes), verdict(kind)) == methods
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("disjoint", {}),
+        ("disjoint", {"temperature": 0.8}),
+        ("disjoint", {"vocab_method": "tli"}),
+        ("unreadable", {"temperature": 0.8}),
+        ("unreadable", {"vocab_method": "tli"}),
+        ("unreadable", {"draft_threshold": 0.4}),
+    ],
+)
+def test_when_no_method_serves(kind: VocabularyKind, changes: dict[str, Any]) -> None:
+    with pytest.raises(IncompatiblePairError, match="can't draft for tiny_dev/target: the reason") as caught:
+        vocabulary_methods(quick(**changes), verdict(kind))
+    assert "--drafter ngram" in caught.value.hint
+
+
+def verdict(kind: VocabularyKind) -> VocabularyVerdict:
+    return VocabularyVerdict(kind, 8, 8, 4, "the reason")
+
+
+def test_a_draft_of_another_vocabulary_reads_the_prompt_in_its_own_tokens() -> None:
+    (prompt, *_) = encode_prompts(crossed(), loaded_crossed(), PROMPTS)
+    draft = loaded_crossed().draft
+    assert draft is not None and prompt.draft_ids is not None
+    assert prompt.ids == encoded(quick())[0].ids != prompt.draft_ids
+    assert draft.tokenizer.decode(prompt.draft_ids, skip_special_tokens=True) == PROMPTS[0].raw_text
+    assert encoded(quick())[0].draft_ids is None
+
+
+@pytest.mark.parametrize(
+    ("drafters", "best"), [(("random", "self"), "slem"), (("self", "random"), "tli"), (("self", "self"), "tli")]
+)
+def test_the_method_is_chosen_by_trial(drafters: tuple[str, str], best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it yields; on a tie the first."""
+    config, arms = crossed(max_new_tokens=9), loaded_crossed()
+    assert list(arms.candidates) == ["tli", "slem"]
+    # The target's own drafts are all accepted: 3 tokens per round at K = 2. Random ones hardly ever are.
+    candidates = {
+        method: load_arms(quick(drafter=drafter)).speculative
+        for method, drafter in zip(arms.candidates, drafters, strict=True)
+    }
+    prompts = encode_prompts(config, loaded(), [*PROMPTS, dataclasses.replace(PROMPTS[0], prompt_id="p3")])
+    requests = _noted(monkeypatch, arms)
+    chosen, finding = choose_method(config, dataclasses.replace(arms, candidates=candidates), prompts)
+    assert chosen.vocab_method == best and chosen.speculative is candidates[best] and chosen.candidates == {}
+    assert finding is not None and finding.startswith(f"vocab method {best}: ")
+    assert f"{best} 3.00" in finding and "tli" in finding and "slem" in finding
+    # A few prompts, apart from everything that is measured.
+    assert [(r.prompt_id, r.repetition) for r in requests] == [(f"p{i}", -1) for i in range(TRIAL_PROMPTS)] * 2
+
+
+def test_where_there_is_one_method_there_is_no_trial() -> None:
+    assert choose_method(quick(), loaded(), encoded(quick())) == (loaded(), None)
+    arms = load_arms(crossed(temperature=0.8))
+    assert arms.vocab_method == "tli" and choose_method(crossed(), arms, []) == (arms, None)
+
+
+def test_the_share_of_the_targets_probability() -> None:
+    arms = loaded_crossed()
+    assert arms.vocabulary is not None
+    shared = set(arms.vocabulary.to_target.values())
+    others = [token for token in range(arms.target.vocab_size) if token not in shared]
+    rest = dataclasses.replace(arms.vocabulary, to_target=dict(enumerate(others)))
+    masses = [target_mass(dataclasses.replace(arms, vocabulary=v), PROMPTS) for v in (arms.vocabulary, rest)]
+    assert 0.5 < masses[0] < 1 and sum(masses) == pytest.approx(1, abs=1e-4)
 
 
 def test_warm_up_of_a_long_draft_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +291,10 @@ def test_warm_up_of_a_long_draft_is_short(monkeypatch: pytest.MonkeyPatch) -> No
         return extend(wrapper, ids, *rest)
 
     monkeypatch.setattr(type(loaded().target), "extend", noting)
-    warm_up(quick(k=100, warmup=0), loaded(), [], lambda: None)
+    arms = dataclasses.replace(
+        loaded(), speculative=SpeculativeDecoder(loaded().target, loaded().speculative.drafter, 100)
+    )
+    warm_up(quick(k=100, warmup=0), arms, [], lambda: None)
     assert {1, 2, 3, 101} < widths and len(widths) < 20
 
 
@@ -181,10 +311,33 @@ def test_a_temperature_too_small_to_divide_by_is_refused_before_anything_is_load
         load_arms(quick(temperature=1e-320, pair=get_pair("gpt2_dev")))
 
 
-def test_an_ngram_drafter_needs_no_draft_model() -> None:
-    arms = load_arms(quick(drafter="ngram"))
-    assert arms.draft is None and set(arms.describe()) == {"target"}
-    assert arms.speculative.label == "SD-K2"
+@pytest.mark.parametrize(
+    "changes",
+    [{"drafter": "ngram"}, {"drafter": "self"}, {"drafter": "random"}, {"drafter": "layerskip", "draft_layers": 3}],
+)
+def test_these_drafters_need_no_draft_model(changes: dict[str, Any]) -> None:
+    config = quick(repetitions=1, **changes)
+    arms = load_arms(config)
+    assert arms.draft is None and set(arms.describe(quick().pair)) == {"target"}
+    assert arms.speculative.label == "SD-K2" and (arms.vocabulary, arms.vocab_method) == (None, None)
+    results = list(fold(measure(config, arms, encode_prompts(config, arms, PROMPTS), "the-run")))
+    assert {r.decoder for r in results} == {"AR", "SD-K2"} and len(results) == 6
+    texts = {(r.prompt_id, tuple(r.generated_ids)) for r in results}
+    assert len(texts) == 3, "one text for every prompt"
+
+
+@pytest.mark.parametrize(("k", "k_max", "longest"), [(3, None, 3), (0, None, 0), ("auto", None, 8), ("auto", 5, 5)])
+def test_the_longest_draft(k: Any, k_max: int | None, longest: int) -> None:
+    config = quick(k=k, k_max=k_max, deterministic=False)
+    assert config.longest_draft == longest
+    assert load_arms(config).speculative.length.longest == longest
+
+
+def test_a_4_bit_target_says_what_its_kernel_verifies_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specprof.experiments.arms.fused_int4_width", lambda _model: 4)
+    (note,) = load_arms(quick(k=4)).notes
+    assert "multiplies up to 4 rows" in note and "4 drafted tokens takes 5" in note and note.endswith("try --k 3")
+    assert load_arms(quick(k=3)).notes == ()
 
 
 @pytest.mark.parametrize(

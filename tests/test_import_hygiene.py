@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "textual", "matplotlib", "huggingface_hub", "bitsandbytes", "ray", "pandas")
+HEAVY = (
+    "torch", "transformers", "textual", "matplotlib", "huggingface_hub", "bitsandbytes", "ray", "pandas", "ollama",
+)  # fmt: skip
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -59,6 +61,10 @@ def test_help_and_version_answer() -> None:
         "specprof.profiling.statistics",
         "specprof.profiling.cost_model",
         "specprof.models.registry",
+        "specprof.models.int4",
+        "specprof.models.ollama",
+        "specprof.decoding.settings",
+        "specprof.experiments.config",
     ],
 )
 def test_what_needs_no_torch_loads_none(module: str) -> None:

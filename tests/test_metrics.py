@@ -259,6 +259,8 @@ def test_acceptance_by_hand() -> None:
         # position 3 was reached once: the fourth round had no third token
         "conditional_acceptance_rate": [3 / 4, 2 / 3, 1 / 1],
         "acceptance_histogram": [1, 1, 1, 1],
+        # with the empty round, without the cut one
+        "draft_length_histogram": [1, 0, 1, 3],
         # reached: 3 + 2 + 1 + 2; matched: 3 + 1 + 0 + 2
         "alpha": pytest.approx(6 / 8),
         "num_cut_rounds": 1,
@@ -270,7 +272,7 @@ def test_nothing_observed_is_undefined() -> None:
     record = AcceptanceCounts.of([make_round(4, 0, cut=True)], greedy=True).to_dict()
     for name in ("num_spec_tokens", "draft_acceptance_rate", "mean_acceptance_length", "accepted_per_step", "alpha"):
         assert record[name] is None
-    assert record["acceptance_histogram"] == []
+    assert record["acceptance_histogram"] == record["draft_length_histogram"] == []
     assert record["num_cut_rounds"] == 1
 
 
@@ -292,6 +294,10 @@ def test_acceptance_identities(pairs: list[tuple[int, int]]) -> None:
     histogram = counts.acceptance_histogram
     accepted = [a for _, a in pairs]
     assert histogram == [accepted.count(j) for j in range(max(k for k, _ in pairs) + 1)]
+    drafted = counts.draft_length_histogram
+    assert sum(drafted) == counts.num_spec_steps == len(pairs)
+    assert sum(k * rounds for k, rounds in enumerate(drafted)) == counts.num_draft_tokens
+    assert len(drafted) - 1 == counts.num_spec_tokens and drafted[-1] > 0
     assert counts.mean_acceptance_length == pytest.approx(1 + np.mean(accepted))
     assert counts.accepted_per_step == pytest.approx(sum(counts.acceptance_rate_per_pos))
     assert counts.alpha is not None and counts.draft_acceptance_rate is not None

@@ -19,6 +19,7 @@ from specprof.decoding.sampling import Sampling, probabilities
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.errors import UsageError
 from specprof.models.kv_cache import KVCache
+from specprof.models.transformer import EarlyStates
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import timer
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, from_json_line, to_json_line
@@ -198,9 +199,9 @@ class Watched(ModelWrapper):
 
     passes = 0
 
-    def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1) -> Tensor:
+    def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1, early: EarlyStates | None = None) -> Tensor:
         self.passes += 1
-        return super().extend(ids, cache, num_logits)
+        return super().extend(ids, cache, num_logits, early)
 
 
 @pytest.mark.parametrize("short", ["target", "draft"])
@@ -426,9 +427,9 @@ def test_time_goes_where_it_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(ModelWrapper):
         cost = 0.0
 
-        def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1) -> Tensor:
+        def extend(self, ids: Tensor, cache: KVCache, num_logits: int = 1, early: EarlyStates | None = None) -> Tensor:
             clock[0] += self.cost
-            return super().extend(ids, cache, num_logits)
+            return super().extend(ids, cache, num_logits, early)
 
     monkeypatch.setattr(timer, "perf_counter", lambda: clock[0])
     big, small = Slow(model()), Slow(model())

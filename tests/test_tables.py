@@ -14,7 +14,7 @@ from specprof.profiling.comparison import Comparison, Speedup, compare
 from specprof.profiling.events import Round
 from specprof.profiling.metrics import GenerationResult
 from specprof.reports.tables import plain, render, to_text
-from test_comparison import ar, distinct, sd
+from test_comparison import ar, distinct, sd, varied
 from test_metrics import make_round
 
 ESCAPE = "\x1b"
@@ -108,9 +108,14 @@ def test_narrative_order() -> None:
     ]
 
 
+def adaptive() -> Comparison:
+    return compare([r for p in "abc" for r in (ar(p), distinct(varied(), "SD-Kauto", 0, p))], temperature=0)
+
+
 RUNS: dict[str, Callable[[], Comparison]] = {
     "both": both,
     "slow": slow,
+    "adaptive": adaptive,
     "baseline only": lambda: compare([ar("a")], temperature=0),
     "speculative only": lambda: compare([sd("a")], temperature=1),
     "nothing": lambda: compare([], temperature=0),
@@ -221,6 +226,15 @@ def test_long_drafts_wrap_into_blocks() -> None:
     printed = text(compare([distinct(rounds, "SD-K11", 0, "a")], temperature=0))
     heads = re.findall(r"position +([\d ]+)$", printed, flags=re.M)
     assert [head.split() for head in heads] == [[str(n) for n in range(1, 9)], ["9", "10", "11"]]
+
+
+def test_drafts_of_different_lengths() -> None:
+    printed = text(adaptive())
+    assert "drafted per round: 0 in 12 %, 1 in 62 %, 3 in 25 %" in printed
+    # 11 tokens in 7 rounds that drafted, and in 8 rounds
+    assert "1.00 of 1.57 drafted" in printed and "verifying 1.38" in printed
+    assert re.search(r"break-even +1.45 tokens per round \(here 1.88\)\n +best K up to 3 +1,", printed)
+    assert "drafted per round" not in text(both()), "one length says nothing"
 
 
 def test_bars_are_in_proportion() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from specprof.decoding.draft_length import DraftLength, FixedK
 from specprof.decoding.drafters import Drafter
 from specprof.decoding.judge import Judge
 from specprof.decoding.request import Request, prompt_tokens
@@ -24,7 +25,7 @@ class SpeculativeDecoder:
     Args:
         target: the model whose distribution the output has.
         drafter: what proposes; see :mod:`specprof.decoding.drafters`.
-        k: tokens proposed per round; 0 is plain decoding.
+        k: tokens proposed per round, 0 is plain decoding; or what chooses them, :class:`AdaptiveK`.
         detail: record per-position probabilities when greedy too (costs a softmax per position).
         synthetic_acceptance: accept each drafted token with this probability instead of testing it. The cost of
             a round is real, the text is not the target's.
@@ -37,24 +38,22 @@ class SpeculativeDecoder:
         self,
         target: ModelWrapper,
         drafter: Drafter,
-        k: int = 4,
+        k: int | DraftLength = 4,
         *,
         detail: bool = False,
         synthetic_acceptance: float | None = None,
     ) -> None:
-        if k < 0:
-            raise UsageError(f"k = {k} is negative", "k is the number of tokens drafted per round, 0 or more")
         if synthetic_acceptance is not None and not 0 <= synthetic_acceptance <= 1:
             raise UsageError(f"synthetic acceptance {synthetic_acceptance} is not in [0, 1]", "it is a probability")
         self.target = target
         self.drafter = drafter
-        self.k = k
+        self.length = FixedK(k) if isinstance(k, int) else k
         self.detail = detail
         self.synthetic_acceptance = synthetic_acceptance
 
     @property
     def label(self) -> str:
-        return f"SD-K{self.k}"
+        return f"SD-K{self.length.name}"
 
     @torch.inference_mode()
     def events(self, request: Request) -> Iterator[Event]:
@@ -72,7 +71,7 @@ class SpeculativeDecoder:
 
         clock.start()
         # First, because it too refuses what doesn't fit its context.
-        drafter.start(request, detail=self.detail)
+        drafter.start(request, detail=self.detail, target_cache=cache)
         clock.mark()
         logits = target.extend(torch.tensor(request.prompt_ids, device=device), cache)
         clock.mark()
@@ -86,22 +85,23 @@ class SpeculativeDecoder:
 
         num_generated, index = 1, 0
         while (finish := request.finish_reason(num_generated, token)) is None:
-            k = min(self.k, request.max_new_tokens - num_generated - 1)  # the verify pass itself adds one
-            length = cache.length
+            start = cache.length
             clock.start()
+            wanted = self.length.choose()
+            k = min(wanted, request.max_new_tokens - num_generated - 1)  # the verify pass itself adds one
             draft = drafter.propose(k)
             clock.mark()
             ids = torch.cat((torch.tensor((token,), device=device), draft.tokens))
-            logits = target.extend(ids, cache, ids.shape[0])
+            logits = target.extend(ids, cache, ids.shape[0], draft.early)
             clock.mark()
             ruling = judge.decide(logits, draft)
             clock.mark()
             verdict = judge.read(ruling)
             emitted = request.until_stop((*verdict.draft_tokens[: verdict.num_accepted], verdict.next_token))
-            cache.truncate(length + len(emitted))
+            cache.truncate(start + len(emitted))
             drafter.observe(emitted)
             (drafting, verify, sample), overhead = clock.finish()
-            yield Round(
+            round = Round(
                 *key,
                 index,
                 verdict.draft_tokens,
@@ -111,11 +111,14 @@ class SpeculativeDecoder:
                 verify,
                 sample,
                 overhead,
-                cut=k < self.k or len(emitted) <= verdict.num_accepted,
+                cut=k < wanted or len(emitted) <= verdict.num_accepted,
                 target_prob=verdict.target_prob,
                 draft_prob=verdict.draft_prob,
                 alpha=verdict.alpha,
+                k=k,
             )
+            self.length.observe(round)
+            yield round
             token = emitted[-1]
             num_generated += len(emitted)
             index += 1

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from specprof.decoding.autoregressive import AutoregressiveDecoder
-from specprof.decoding.drafters import Drafter, DraftModel, NGramLookup
+from specprof.decoding.draft_length import AdaptiveK
+from specprof.decoding.drafters import Drafter, DraftModel, LayerSkip, NGramLookup, RandomTokens
 from specprof.decoding.speculative import SpeculativeDecoder
+from specprof.decoding.string_match import StringMatch
+from specprof.decoding.translation import SharedVocabulary, TokenIntersection, Translation
 from specprof.decoding.vocabulary import VocabularyVerdict, compare_vocabularies
 from specprof.errors import IncompatiblePairError, UsageError
 from specprof.experiments.config import RunConfig
 from specprof.models import hub, loader
+from specprof.models.int4 import fused_int4_width
 from specprof.models.random_weights import model_config, random_model, random_tokenizer
 from specprof.models.registry import ModelPair
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.memory import PeakMemory
-
-MOST_PADDING = 0.02
-"""Share of a vocabulary that padding rows make up at most (Qwen2.5: 152064 rows and 151936)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +37,27 @@ class Arms:
     load_peak_bytes: int
     notes: tuple[str, ...]
     """What the user should know about how the models were loaded."""
+    vocabulary: VocabularyVerdict | None
+    """Of a draft model and the target."""
+    vocab_method: str | None
+    """How a draft of another vocabulary proposes; None where there is one vocabulary, or no draft model."""
+    candidates: Mapping[str, SpeculativeDecoder]
+    """By vocab method, what ``speculative`` is still to be chosen from."""
 
     @property
     def stop_ids(self) -> frozenset[int]:
         return self.target.eos_token_ids
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, pair: ModelPair) -> dict[str, Any]:
         """What was loaded, for the record."""
         wrappers = {"target": self.target} | ({"draft": self.draft} if self.draft else {})
+        stored = {"target": pair.target_dtype, "draft": pair.draft_dtype}
         return {
             role: {
                 "model": wrapper.name,
                 "parameters": wrapper.param_count,
                 "memory_bytes": round(wrapper.memory_footprint_mb * 2**20),
+                "stored_dtype": stored[role],
                 "dtype": str(wrapper.dtype).removeprefix("torch."),
                 "device": str(wrapper.device),
                 "forward": wrapper.forward_name,
@@ -62,59 +72,107 @@ def load_arms(config: RunConfig) -> Arms:
 
     Raises:
         UnavailableError, ResourceError: a model can't be had, or doesn't fit.
-        IncompatiblePairError: the vocabularies differ.
+        IncompatiblePairError: the vocabularies have too little in common.
         UsageError: k is larger than the context.
     """
     device = loader.choose_device(config.device)
     memory = PeakMemory(device)
     memory.start()
-    needs_draft = config.drafter == "model"
-    if needs_draft and not config.random_weights:
+    verdict: VocabularyVerdict | None = None
+    methods: tuple[str, ...] = ()
+    if config.drafter == "model":
         verdict = vocabulary_verdict(
             config.pair,
             revision=config.revision,
             offline=config.offline,
             trust_remote_code=config.trust_remote_code,
+            random_weights=config.random_weights,
         )
-        if not verdict.compatible:
-            raise different_vocabularies(config.pair, verdict.reason)
-    if needs_draft and config.random_weights:
-        _check_sizes(config.pair)
+        methods = vocabulary_methods(config, verdict)
     target = _load(config, "target", device)
-    draft = _load(config, "draft", device) if needs_draft else None
+    draft = _load(config, "draft", device, share_with=target) if config.drafter == "model" else None
     for wrapper in filter(None, (target, draft)):
-        if wrapper.max_context is not None and config.k >= wrapper.max_context:
+        if wrapper.max_context is not None and config.longest_draft >= wrapper.max_context:
             raise UsageError(
-                f"k = {config.k} is not less than the context of {wrapper.name}, {wrapper.max_context}",
+                f"k = {config.longest_draft} is not less than the context of {wrapper.name}, {wrapper.max_context}",
                 "k is the number of tokens drafted per round; 2 to 8 is usual",
             )
-    drafter: Drafter
-    if draft is not None:
-        drafter = DraftModel(draft, vocab_size=target.vocab_size)
-    else:
-        drafter = NGramLookup(target.vocab_size, target.device)
-    speculative = SpeculativeDecoder(
-        target, drafter, config.k, detail=config.detail, synthetic_acceptance=config.synthetic_acceptance
-    )
+    candidates = {
+        method: SpeculativeDecoder(
+            target,
+            _drafter(config, target, draft, verdict, method),
+            AdaptiveK(config.longest_draft) if config.k == "auto" else config.k,
+            detail=config.detail,
+            synthetic_acceptance=config.synthetic_acceptance,
+        )
+        for method in methods or ("",)
+    }
     load_peak = memory.stop("load")
-    notes = tuple(_notes(config, target, draft))
-    return Arms(target, draft, AutoregressiveDecoder(target), speculative, target.tokenizer, load_peak, notes)
+    return Arms(
+        target,
+        draft,
+        AutoregressiveDecoder(target),
+        next(iter(candidates.values())),
+        target.tokenizer,
+        load_peak,
+        tuple(_notes(config, target, draft, verdict)),
+        verdict,
+        next(iter(methods), None),
+        candidates if len(methods) > 1 else {},
+    )
 
 
-def _load(config: RunConfig, role: str, device: torch.device) -> ModelWrapper:
-    model_id = config.pair.target_model_id if role == "target" else config.pair.draft_model_id
-    dtype = config.pair.target_dtype if role == "target" else config.pair.draft_dtype
+def _drafter(
+    config: RunConfig,
+    target: ModelWrapper,
+    draft: ModelWrapper | None,
+    verdict: VocabularyVerdict | None,
+    method: str,
+) -> Drafter:
+    if draft is not None and verdict is not None:
+        if method == "slem":
+            return StringMatch(draft, target.tokenizer, target.vocab_size)
+        translation: Translation
+        if method == "tli":
+            translation = TokenIntersection(verdict, draft.tokenizer, target.tokenizer, draft.device)
+        else:
+            translation = SharedVocabulary(draft.vocab_size, target.vocab_size, verdict.withheld)
+        return DraftModel(draft, translation, threshold=config.draft_threshold)
+    if config.drafter == "layerskip":
+        return LayerSkip(target, config.draft_layers or 0, threshold=config.draft_threshold)
+    if config.drafter == "self":
+        return DraftModel(target, threshold=config.draft_threshold)
+    if config.drafter == "random":
+        return RandomTokens(target.vocab_size, target.device)
+    return NGramLookup(target.vocab_size, target.device)
+
+
+def _load(config: RunConfig, role: str, device: torch.device, share_with: ModelWrapper | None = None) -> ModelWrapper:
+    pair, is_target = config.pair, role == "target"
+    model_id = pair.target_model_id if is_target else pair.draft_model_id
+    dtype = pair.target_dtype if is_target else pair.draft_dtype
+    # A 4-bit draft of the very model it drafts for computes in the target's type: then they can share their tables.
+    same_model = share_with is not None and pair.draft_model_id == pair.target_model_id
+    expanded_to = (
+        str(share_with.dtype).removeprefix("torch.") if same_model and share_with and dtype == "int4" else None
+    )
     if config.random_weights:
-        model, tokenizer = random_model(model_id, dtype, device, seed=config.seed), random_tokenizer()
+        model = random_model(
+            model_id, dtype, device, seed=config.seed, num_layers=config.scale_layers, expanded_to=expanded_to
+        )
+        tokenizer = random_tokenizer(model_id)
     else:
         model, tokenizer = loader.load_model(
             model_id,
             dtype,
             device,
-            revision=config.revision if role == "target" else None,
+            compute_dtype=expanded_to,
+            revision=config.revision if is_target or same_model else None,
             offline=config.offline,
             trust_remote_code=config.trust_remote_code,
         )
+    if same_model and share_with is not None:
+        loader.share_tables(model, share_with.model)
     return ModelWrapper(
         model,
         tokenizer,
@@ -126,7 +184,12 @@ def _load(config: RunConfig, role: str, device: torch.device) -> ModelWrapper:
 
 
 def vocabulary_verdict(
-    pair: ModelPair, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
+    pair: ModelPair,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    trust_remote_code: bool = False,
+    random_weights: bool = False,
 ) -> VocabularyVerdict:
     """Compare a pair's vocabularies before any weights are read: tokenizers and configurations are enough to know.
 
@@ -135,32 +198,61 @@ def vocabulary_verdict(
     sides = {"draft": (pair.draft_model_id, None), "target": (pair.target_model_id, revision)}
     tokenizers, rows = {}, {}
     for role, (model_id, commit) in sides.items():
-        tokenizers[role] = loader.load_tokenizer(
-            model_id, revision=commit, offline=offline, trust_remote_code=trust_remote_code
-        )
-        directory = hub.resolve(model_id, revision=commit, offline=offline, remote_code=trust_remote_code).directory
-        rows[role] = hub.read_config(directory, model_id).get("vocab_size") or len(tokenizers[role])
+        if random_weights:
+            tokenizers[role], described = random_tokenizer(model_id), model_config(model_id)
+        else:
+            tokenizers[role] = loader.load_tokenizer(
+                model_id, revision=commit, offline=offline, trust_remote_code=trust_remote_code
+            )
+            directory = hub.resolve(model_id, revision=commit, offline=offline, remote_code=trust_remote_code).directory
+            described = hub.read_config(directory, model_id)
+        rows[role] = described.get("vocab_size") or len(tokenizers[role])
     return compare_vocabularies(tokenizers["draft"], tokenizers["target"], rows["draft"], rows["target"])
 
 
-def different_vocabularies(pair: ModelPair, reason: str) -> IncompatiblePairError:
+def vocabulary_methods(config: RunConfig, verdict: VocabularyVerdict) -> tuple[str, ...]:
+    """How the draft's tokens become the target's: nothing to do, one method, or several to choose from by trial.
+
+    Raises:
+        IncompatiblePairError: no method serves.
+    """
+    if config.vocab_method == "slem":
+        return ("slem",)
+    if verdict.kind in ("identical", "padding"):
+        return ()
+    # Text is matched greedily, and drafted without regard to how sure the draft is.
+    text_serves = config.vocab_method == "auto" and config.temperature == 0 and not config.draft_threshold
+    if verdict.kind == "overlapping":
+        return ("tli", "slem") if text_serves else ("tli",)
+    if verdict.kind == "unreadable" and text_serves:
+        return ("slem",)
+    raise incompatible_vocabularies(config.pair, verdict)
+
+
+def incompatible_vocabularies(pair: ModelPair, verdict: VocabularyVerdict) -> IncompatiblePairError:
+    without = "use --drafter ngram, which needs no second model"
+    if verdict.kind == "unreadable":
+        without = f"compare text (--vocab-method slem, at temperature 0, without a draft threshold); or {without}"
     return IncompatiblePairError(
-        f"{pair.draft_model_id} and {pair.target_model_id} have different vocabularies: {reason}",
-        "choose a draft with the target's tokenizer, or use --drafter ngram, which needs no second model",
+        f"{pair.draft_model_id} can't draft for {pair.target_model_id}: {verdict.reason}", without
     )
 
 
-def _check_sizes(pair: ModelPair) -> None:
-    """Random weights come without tokenizers of their own; heads that differ by more than padding tell all the same."""
-    sizes = (model_config(model_id).get("vocab_size") for model_id in (pair.draft_model_id, pair.target_model_id))
-    draft, target = sizes
-    if draft and target and abs(target - draft) > MOST_PADDING * max(target, draft):
-        raise different_vocabularies(pair, f"{draft} and {target} tokens")
-
-
-def _notes(config: RunConfig, target: ModelWrapper, draft: ModelWrapper | None) -> list[str]:
+def _notes(
+    config: RunConfig, target: ModelWrapper, draft: ModelWrapper | None, verdict: VocabularyVerdict | None
+) -> list[str]:
     notes = list(config.caveats)
     for wrapper in filter(None, (target, draft)):
         if wrapper.forward_name == "hf" and config.forward == "auto":
             notes.append(f"{wrapper.name}: Hugging Face's forward is used ({wrapper.why_not_own})")
+    if verdict is not None and verdict.kind not in ("identical", "padding"):
+        notes.append(f"different vocabularies: {verdict.reason}")
+    elif verdict is not None and config.vocab_method == "tli":
+        notes.append("draft and target have one vocabulary: --vocab-method tli has nothing to do")
+    fused = fused_int4_width(target.model)
+    if fused is not None and config.longest_draft + 1 > fused:
+        notes.append(
+            f"{target.name}: the fused 4-bit kernel multiplies up to {fused} rows; verifying {config.longest_draft} "
+            f"drafted tokens takes {config.longest_draft + 1}, and expands every weight: try --k {fused - 1}"
+        )
     return notes

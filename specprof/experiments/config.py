@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from specprof.decoding.settings import Sampling
 from specprof.errors import UsageError
 from specprof.models.registry import ModelPair
 
-DRAFTERS = ("model", "ngram")
+DRAFTERS = ("model", "ngram", "layerskip", "self", "random")
+WITH_PROBABILITIES = ("model", "layerskip", "self")
+"""Drafters that know how sure they are of a token."""
+VOCAB_METHODS = ("auto", "tli", "slem")
+DEFAULT_K_MAX = 8
 RANDOM_WEIGHTS = "random weights: the cost is real, acceptance and text mean nothing"
 
 
@@ -23,8 +27,17 @@ class RunConfig:
     """
 
     pair: ModelPair
-    k: int = 4
+    k: int | Literal["auto"] = 4
+    """Tokens drafted per round; ``auto`` chooses them round by round."""
+    k_max: int | None = None
+    """The most that ``auto`` drafts; None is 8."""
     drafter: str = "model"
+    draft_layers: int | None = None
+    """How many of the target's layers draft (layerskip)."""
+    draft_threshold: float = 0.0
+    """A draft ends where no token has at least this probability."""
+    vocab_method: str = "auto"
+    """How a draft of another vocabulary proposes: tli (token-level intersection), slem (string-level match)."""
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -42,16 +55,16 @@ class RunConfig:
     deterministic: bool = False
     chat_template: str = "auto"
     random_weights: bool = False
+    scale_layers: int | None = None
+    """Layers of each model with random weights; None is their true number."""
     synthetic_acceptance: float | None = None
     revision: str | None = None
     offline: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if self.k < 0:
-            raise UsageError(f"k = {self.k} is negative", "k is the number of tokens drafted per round, 0 or more")
-        if self.drafter not in DRAFTERS:
-            raise UsageError(f"there is no drafter {self.drafter!r}", f"drafters: {', '.join(DRAFTERS)}")
+        self._check_length()
+        self._check_drafter()
         Sampling(self.temperature, self.top_k, self.top_p)  # refuses what can't be sampled with
         for name, value, least in (
             ("max-new-tokens", self.max_new_tokens, 1),
@@ -60,6 +73,8 @@ class RunConfig:
         ):
             if value < least:
                 raise UsageError(f"--{name} {value} is less than {least}", f"give {least} or more")
+        if self.scale_layers is not None and not self.random_weights:
+            raise UsageError("--scale-layers needs --random-weights", "a trained model keeps all its layers")
         if self.synthetic_acceptance is not None and not 0 <= self.synthetic_acceptance <= 1:
             raise UsageError(
                 f"synthetic acceptance {self.synthetic_acceptance} is not in [0, 1]", "it is a probability"
@@ -68,6 +83,56 @@ class RunConfig:
             raise UsageError(f"there is no forward {self.forward!r}", "forwards: auto, own, hf")
         if self.chat_template not in ("auto", "off"):
             raise UsageError(f"--chat-template {self.chat_template!r} is not a choice", "choices: auto, off")
+
+    def _check_length(self) -> None:
+        if self.k == "auto":
+            if self.k_max is not None and self.k_max < 1:
+                raise UsageError(f"--k-max {self.k_max} is less than 1", "give 1 or more")
+            if self.deterministic:
+                raise UsageError(
+                    "--k auto and --deterministic exclude each other: it chooses by measured times", "give a fixed --k"
+                )
+        elif self.k < 0:
+            raise UsageError(f"k = {self.k} is negative", "k is the number of tokens drafted per round, 0 or more")
+        elif self.k_max is not None:
+            raise UsageError("--k-max needs --k auto", f"with a fixed k, {self.k} are drafted every round")
+
+    def _check_drafter(self) -> None:
+        if self.drafter not in DRAFTERS:
+            raise UsageError(f"there is no drafter {self.drafter!r}", f"drafters: {', '.join(DRAFTERS)}")
+        if self.drafter == "layerskip" and self.draft_layers is None:
+            raise UsageError("--drafter layerskip needs --draft-layers N", "N of the target's layers draft")
+        if self.drafter != "layerskip" and self.draft_layers is not None:
+            raise UsageError(
+                f"--draft-layers does not apply to --drafter {self.drafter}", "use it with --drafter layerskip"
+            )
+        if self.draft_layers is not None and self.draft_layers < 1:
+            raise UsageError(f"--draft-layers {self.draft_layers} is less than 1", "give 1 or more")
+        if not 0 <= self.draft_threshold <= 1:
+            raise UsageError(f"--draft-threshold {self.draft_threshold} is not in [0, 1]", "it is a probability")
+        if self.draft_threshold and self.drafter not in WITH_PROBABILITIES:
+            raise UsageError(
+                f"--draft-threshold does not apply to --drafter {self.drafter}: its tokens have no probabilities",
+                f"drafters that have them: {', '.join(WITH_PROBABILITIES)}",
+            )
+        if self.vocab_method not in VOCAB_METHODS:
+            raise UsageError(f"there is no vocab method {self.vocab_method!r}", f"methods: {', '.join(VOCAB_METHODS)}")
+        if self.vocab_method != "auto" and self.drafter != "model":
+            raise UsageError(
+                f"--vocab-method does not apply to --drafter {self.drafter}", "it is for drafts of another vocabulary"
+            )
+        if self.vocab_method == "slem" and self.temperature > 0:
+            raise UsageError(
+                "--vocab-method slem can't be sampled with: its proposals have no probabilities",
+                "use --temperature 0, or --vocab-method tli",
+            )
+        if self.vocab_method == "slem" and self.draft_threshold:
+            raise UsageError("--draft-threshold does not apply to --vocab-method slem", "use --vocab-method tli")
+
+    @property
+    def longest_draft(self) -> int:
+        """The most tokens a round can draft."""
+        return (self.k_max or DEFAULT_K_MAX) if self.k == "auto" else self.k
 
     @property
     def num_arms(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,11 +21,16 @@ from specprof.models.linear import MAX_MEASURED_WIDTH
 from specprof.models.loader import quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import events, machine
-from specprof.profiling.events import Event, Prefilled, PromptEnded, RunEnded, RunStarted
+from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
+from specprof.profiling.metrics import AcceptanceCounts
 
 Decoder = AutoregressiveDecoder | SpeculativeDecoder
 
 WARMUP_TOKENS = 32
+MASS_TOKENS = 256
+"""Of each sample text."""
+TRIAL_PROMPTS = 3
+TRIAL_TOKENS = 32
 _SHAPE_REPEATS = 3
 
 
@@ -31,6 +38,8 @@ _SHAPE_REPEATS = 3
 class EncodedPrompt:
     prompt: Prompt
     ids: tuple[int, ...]
+    draft_ids: tuple[int, ...] | None = None
+    """As a draft of another vocabulary reads it, in its own chat template."""
 
 
 def encode_prompts(config: RunConfig, arms: Arms, prompts: Sequence[Prompt]) -> list[EncodedPrompt]:
@@ -41,14 +50,21 @@ def encode_prompts(config: RunConfig, arms: Arms, prompts: Sequence[Prompt]) -> 
     """
     encoded = []
     for prompt in prompts:
-        with quiet_transformers():  # it has something to say about long prompts; what follows says it better
-            ids = tuple(encode(prompt, arms.tokenizer, chat_template=config.chat_template))  # type: ignore[arg-type]
+        ids, draft_ids = _ids(config, prompt, arms.tokenizer), None
         if not ids:
             raise UsageError(f"prompt {prompt.prompt_id} is empty", "give it some text")
-        for wrapper in filter(None, (arms.target, arms.draft)):
-            _check_fits(prompt, len(ids), config.max_new_tokens, wrapper)
-        encoded.append(EncodedPrompt(prompt, ids))
+        _check_fits(prompt, len(ids), config.max_new_tokens, arms.target)
+        if arms.draft is not None:
+            if arms.vocab_method is not None:
+                draft_ids = _ids(config, prompt, arms.draft.tokenizer)
+            _check_fits(prompt, len(draft_ids or ids), config.max_new_tokens, arms.draft)
+        encoded.append(EncodedPrompt(prompt, ids, draft_ids or None))
     return encoded
+
+
+def _ids(config: RunConfig, prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
+    with quiet_transformers():  # it has something to say about long prompts; what follows says it better
+        return tuple(encode(prompt, tokenizer, chat_template=config.chat_template))  # type: ignore[arg-type]
 
 
 def _check_fits(prompt: Prompt, num_tokens: int, max_new_tokens: int, wrapper: ModelWrapper) -> None:
@@ -68,8 +84,10 @@ def measure(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], run
     machine that warms up or slows down does it to both.
     """
     details = config.to_dict() | {
-        "models": arms.describe(),
+        "models": arms.describe(config.pair),
         "load_peak_memory_bytes": arms.load_peak_bytes,
+        "vocabulary": None if arms.vocabulary is None else arms.vocabulary.to_dict(),
+        "vocab_method": arms.vocab_method,
         "prompts": [{"prompt_id": p.prompt.prompt_id, "domain": p.prompt.domain} for p in prompts],
     }
     yield RunStarted(run_id, events.SCHEMA, details, machine.describe())
@@ -77,11 +95,41 @@ def measure(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], run
     for repetition in range(config.repetitions):
         for index, prompt in enumerate(prompts):
             for decoder in _order(config, arms, index + repetition):
-                for event in decoder.events(_request(config, arms, prompt, repetition)):
+                for event in decoder.events(request_for(config, arms, prompt, repetition)):
                     if isinstance(event, Prefilled | PromptEnded):
                         peak = max(peak, event.peak_memory_bytes)
                     yield event
     yield RunEnded(peak)
+
+
+@torch.inference_mode()
+def target_mass(arms: Arms, texts: Sequence[Prompt]) -> float:
+    """How much of the target's probability lies on tokens that the draft has too, on average over some texts."""
+    assert arms.vocabulary is not None
+    shared = torch.tensor(sorted(arms.vocabulary.to_target.values()), device=arms.target.device)
+    masses = []
+    for text in texts:
+        ids = torch.tensor([encode(text, arms.tokenizer)[:MASS_TOKENS]])
+        logits, _ = arms.target.forward(ids, use_cache=False)
+        masses.append(logits[0].float().softmax(-1)[:, shared].sum(-1))
+    return float(torch.cat(masses).mean())
+
+
+def choose_method(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt]) -> tuple[Arms, str | None]:
+    """Where a draft of another vocabulary can propose in two ways: try both on a few prompts, keep the one that
+    yields more tokens per round, and say what was found."""
+    if not arms.candidates:
+        return arms, None
+    lengths = {}
+    for method, decoder in arms.candidates.items():
+        generations = (_decode(config, arms, decoder, prompt, -1, TRIAL_TOKENS) for prompt in prompts[:TRIAL_PROMPTS])
+        rounds = [event for events in generations for event in events if isinstance(event, Round)]
+        lengths[method] = AcceptanceCounts.of(rounds, greedy=True).mean_acceptance_length or 1.0
+    # On a tie the first, which needs no detour over text.
+    best = max(lengths, key=lambda method: lengths[method])
+    found = ", ".join(f"{method} {length:.2f}" for method, length in lengths.items())
+    chosen = dataclasses.replace(arms, speculative=arms.candidates[best], vocab_method=best, candidates={})
+    return chosen, f"vocab method {best}: tokens per round in a trial: {found}"
 
 
 def warm_up_steps(config: RunConfig, prompts: Sequence[EncodedPrompt]) -> int:
@@ -98,23 +146,33 @@ def warm_up(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], tic
     Raises:
         UnavailableError: a model's logits are not numbers.
     """
-    _warm_shapes(arms, config.k)
+    warm_shapes(arms)
     tick()
+    # K auto tries every K in its first rounds, which takes more of them.
+    length = max(WARMUP_TOKENS, config.max_new_tokens) if config.k == "auto" else WARMUP_TOKENS
     for prompt in prompts[: config.warmup]:
         for decoder in _order(config, arms, 0):
-            request = _request(config, arms, prompt, -1, max_new_tokens=min(WARMUP_TOKENS, config.max_new_tokens))
-            for _ in decoder.events(request):
-                pass
+            _decode(config, arms, decoder, prompt, -1, length)
             tick()
 
 
+def _decode(
+    config: RunConfig, arms: Arms, decoder: Decoder, prompt: EncodedPrompt, repetition: int, length: int
+) -> list[Event]:
+    request = request_for(config, arms, prompt, repetition, max_new_tokens=min(length, config.max_new_tokens))
+    return list(decoder.events(request))
+
+
 @torch.inference_mode()
-def _warm_shapes(arms: Arms, k: int) -> None:
+def warm_shapes(arms: Arms) -> None:
+    """Run the widths that rounds have through every model."""
+    k = arms.speculative.length.longest
     # All the widths a choice of kernel is made for, and beyond those the one that most rounds have.
     verified = sorted({*range(1, min(k + 1, MAX_MEASURED_WIDTH) + 1), k + 1})
     widths: dict[ModelWrapper, Sequence[int]] = {arms.target: verified}
     if arms.draft is not None:
-        widths[arms.draft] = (1, 2)
+        # After a full acceptance two tokens are new to the draft; in another vocabulary one can be several.
+        widths[arms.draft] = (1, 2) if arms.vocab_method is None else range(1, 9)
     for wrapper, span in widths.items():
         room = min(64 + k + 2, wrapper.max_context or 64 + k + 2)
         cache = wrapper.new_cache(room)
@@ -132,7 +190,7 @@ def _order(config: RunConfig, arms: Arms, turn: int) -> tuple[Decoder, ...]:
     return (arms.baseline, arms.speculative) if turn % 2 == 0 else (arms.speculative, arms.baseline)
 
 
-def _request(
+def request_for(
     config: RunConfig, arms: Arms, prompt: EncodedPrompt, repetition: int, *, max_new_tokens: int | None = None
 ) -> Request:
     return Request(
@@ -143,4 +201,5 @@ def _request(
         config.seed,
         prompt.prompt.prompt_id,
         repetition,
+        prompt.draft_ids,
     )

@@ -83,11 +83,11 @@ def random_model(
         dtype: as :func:`specprof.models.loader.load_model`.
         device: as :func:`specprof.models.loader.load_model`.
         seed: of the random numbers.
-        num_layers: keep the first so many layers, everything else as it is; None keeps all.
+        num_layers: keep at most so many layers, everything else as it is; None keeps all.
         expanded_to: what int4 weights are expanded to, and the type of all others; by default the device's best.
 
     Raises:
-        UsageError: an unknown dtype or device, or more layers than there are.
+        UsageError: an unknown dtype or device, or no layers.
         UnavailableError: no such configuration, or one that transformers can't build.
         ResourceError: no such device, too little memory, or int4 without bitsandbytes.
     """
@@ -155,11 +155,9 @@ def _empty_model(config: dict[str, Any], model_id: str, compute: torch.dtype, nu
 def _keep_layers(config: Any, num_layers: int, model_id: str) -> None:
     """Cut a transformers configuration, and its lists with an entry for every layer, to the first layers."""
     depth = config.num_hidden_layers  # transformers answers for n_layer as well
-    if not 1 <= num_layers <= depth:
-        raise UsageError(
-            f"{model_id} has {depth} layers, it can't be built with {num_layers}", f"give 1 to {depth} layers"
-        )
-    config.num_hidden_layers = num_layers
+    if num_layers < 1:
+        raise UsageError(f"{model_id} can't be built with {num_layers} layers", f"it has {depth}: give 1 or more")
+    config.num_hidden_layers = min(num_layers, depth)
     for name, value in list(vars(config).items()):
         if "layer" in name and isinstance(value, list) and len(value) == depth:  # layer_types, no_rope_layers
             setattr(config, name, value[:num_layers])

@@ -113,12 +113,16 @@ class Costs:
 
     target_step_seconds: float | None
     """Median target pass of the autoregressive arm: the unit."""
+    draft_tokens_per_round: float | None
+    """K; its mean where drafts differ in length, empty ones included. Every figure here is of complete rounds."""
+    tokens_per_round: float | None
+    """tau, over the same rounds."""
     draft_cost_ratio: float | None
-    """c: median time to draft one token in rounds with exactly K drafted."""
+    """c: median time to draft one token."""
     verify_ratio: float | None
     """v: median target pass over K + 1 positions."""
     overhead_ratio: float | None
-    """o: median time of everything else in such a round."""
+    """o: median time of everything else in a round."""
     ar_overhead_ratio: float | None
     """The same for an autoregressive round. The prediction below leaves it out, as the literature does."""
     speedup_predicted: float | None
@@ -246,7 +250,7 @@ def compare(
         costs=costs,
         output_matches_baseline=_output_match(baseline, speculative) if greedy else None,
         domains=_by_domain(baseline, speculative, domains or {}, greedy, seed),
-        explanation=_explanation(speedup, acceptance, costs),
+        explanation=_explanation(speedup, costs),
         warnings=tuple(warnings),
     )
 
@@ -410,6 +414,8 @@ def _costs(
     b = float(np.median([round.sample_seconds + round.overhead_seconds for round in steps])) / t1
     costs = Costs(
         target_step_seconds=t1,
+        draft_tokens_per_round=None,
+        tokens_per_round=None,
         draft_cost_ratio=None,
         verify_ratio=None,
         overhead_ratio=None,
@@ -421,52 +427,63 @@ def _costs(
         best_k=None,
         best_k_speedup_predicted=None,
     )
-    k = acceptance.num_spec_tokens if acceptance else None
-    tau = acceptance.mean_acceptance_length if acceptance else None
-    if acceptance is None or k is None or tau is None:
+    rounds = [round for round in _rounds(speculative) if not round.cut]
+    longest = max((len(round.draft_tokens) for round in rounds), default=0)
+    if acceptance is None or not longest:
         return costs
-    rounds = _rounds(speculative)
-    full = [round for round in rounds if len(round.draft_tokens) == k]
-    c = float(np.median([round.draft_seconds for round in full])) / k / t1
-    v = float(np.median([round.verify_seconds for round in full])) / t1
-    o = float(np.median([round.sample_seconds + round.overhead_seconds for round in full])) / t1
+    # Draft lengths may differ from round to round: medians by length, weighted by how often each occurs.
+    by_length: dict[int, list[Round]] = defaultdict(list)
+    for round in rounds:
+        by_length[len(round.draft_tokens)].append(round)
+    share = {length: len(some) / len(rounds) for length, some in by_length.items()}
+
+    def typical(seconds: Callable[[Round], float]) -> float:
+        return sum(share[n] * float(np.median([seconds(round) for round in by_length[n]])) for n in by_length) / t1
+
+    k = sum(share[length] * length for length in share)
+    tau = 1 + sum(round.num_accepted for round in rounds) / len(rounds)
+    c = typical(lambda round: round.draft_seconds) / k
+    v = typical(lambda round: round.verify_seconds)
+    o = typical(lambda round: round.sample_seconds + round.overhead_seconds)
     if k * c + v + o <= 0:
         return costs
     predicted = cost_model.predicted_speedup(tau, k, c, v, o)
     best = cost_model.best_k(
-        acceptance.conditional_acceptance_rate, c, _verify_curve(rounds, k, v, t1), o, baseline_overhead=b
+        acceptance.conditional_acceptance_rate, c, _verify_curve(rounds, longest, t1), o, baseline_overhead=b
     )
     return dataclasses.replace(
         costs,
+        draft_tokens_per_round=k,
+        tokens_per_round=tau,
         draft_cost_ratio=c,
         verify_ratio=v,
         overhead_ratio=o,
         speedup_predicted=predicted,
         speedup_predicted_with_ar_overhead=predicted * (1 + b),
         break_even_tau=cost_model.break_even_tau(k, c, v, o),
-        break_even_alpha=cost_model.break_even_alpha(k, c, v, o),
+        # Which alpha would break even is asked of one draft length.
+        break_even_alpha=cost_model.break_even_alpha(longest, c, v, o) if len(share) == 1 else None,
         best_k=best.k,
         best_k_speedup_predicted=best.speedup_predicted,
     )
 
 
-def _verify_curve(rounds: Sequence[Round], k: int, v: float, t1: float) -> Callable[[int], float]:
-    """v at every draft length up to k: measured where enough rounds drafted that many, else on the line between."""
+def _verify_curve(rounds: Sequence[Round], longest: int, t1: float) -> Callable[[int], float]:
+    """v at every draft length: measured where enough rounds drafted that many, else on the line between."""
     seconds: dict[int, list[float]] = defaultdict(list)
     for round in rounds:
         seconds[len(round.draft_tokens)].append(round.verify_seconds)
-    known = {0: 1.0}
-    known |= {n: float(np.median(s)) / t1 for n, s in seconds.items() if 0 < n < k and len(s) >= FEWEST_ROUNDS}
-    known[k] = v
+    known = {n: float(np.median(s)) / t1 for n, s in seconds.items() if n and (len(s) >= FEWEST_ROUNDS or n == longest)}
+    known[0] = 1.0
     lengths = sorted(known)
     return lambda n: float(np.interp(n, lengths, [known[length] for length in lengths]))
 
 
-def _explanation(speedup: Speedup | None, acceptance: AcceptanceCounts | None, costs: Costs | None) -> str | None:
+def _explanation(speedup: Speedup | None, costs: Costs | None) -> str | None:
     """What a round costs and yields; when slower, the largest cost and what it would have to be."""
-    if costs is None or acceptance is None:
+    if costs is None:
         return None
-    k, tau = acceptance.num_spec_tokens, acceptance.mean_acceptance_length
+    k, tau = costs.draft_tokens_per_round, costs.tokens_per_round
     c, v, o, b = costs.draft_cost_ratio, costs.verify_ratio, costs.overhead_ratio, costs.ar_overhead_ratio
     if k is None or tau is None or c is None or v is None or o is None or b is None:
         return None
@@ -483,7 +500,7 @@ def _explanation(speedup: Speedup | None, acceptance: AcceptanceCounts | None, c
     return " ".join(sentences)
 
 
-def _advice(worst: str, loss: float, k: int, worth: float, c: float, v: float, o: float) -> str:
+def _advice(worst: str, loss: float, k: float, worth: float, c: float, v: float, o: float) -> str:
     """``worth``: target passes the baseline needs for the tokens one round yields."""
     if worst == "draft":
         affordable = (worth - v - o) / k
@@ -491,7 +508,7 @@ def _advice(worst: str, loss: float, k: int, worth: float, c: float, v: float, o
         return f"The largest loss is drafting: {c:.2f} of a target pass per token; at this acceptance {at_most}."
     if worst == "verify":
         return (
-            f"The largest loss is verification: a pass over {k + 1} positions costs {v:.2f} one-token passes, "
+            f"The largest loss is verification: a pass over {k + 1:g} positions costs {v:.2f} one-token passes, "
             "more than a target bound by memory bandwidth would take; drafting fewer tokens helps."
         )
     return (
@@ -585,8 +602,8 @@ def _sample_warnings(num_pairs: int | None, acceptance: AcceptanceCounts | None)
         )
     if total and acceptance.num_empty_rounds / total > MAX_EMPTY_SHARE:
         warnings.append(
-            f"The drafter had nothing to propose in {_percent(acceptance.num_empty_rounds / total)} of rounds; "
-            "acceptance and prediction describe the others."
+            f"Nothing was drafted in {_percent(acceptance.num_empty_rounds / total)} of rounds; "
+            "acceptance describes the others."
         )
     return warnings
 

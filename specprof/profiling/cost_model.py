@@ -58,12 +58,12 @@ def expected_tokens_by_position(conditional_rates: Sequence[float | None], k: in
     return math.fsum(terms)
 
 
-def break_even_tau(k: int, c: float, v: float, o: float) -> float:
+def break_even_tau(k: float, c: float, v: float, o: float) -> float:
     """Tokens a round must yield to be worth its cost: k c + v + o."""
     return k * c + v + o
 
 
-def predicted_speedup(tau: float, k: int, c: float, v: float, o: float) -> float:
+def predicted_speedup(tau: float, k: float, c: float, v: float, o: float) -> float:
     """tau / (k c + v + o).
 
     The baseline is the bare target pass. A baseline loop that itself spends a share b of a pass

@@ -80,6 +80,8 @@ class Round:
     draft_prob: tuple[float, ...] | None = None
     alpha: tuple[float, ...] | None = None
     """Per draft position, sum over the vocabulary of min(p_target, p_draft)."""
+    k: int | None = None
+    """Tokens asked of the drafter, which may have proposed fewer; None where there is no drafter."""
 
     @property
     def seconds(self) -> float:

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -224,6 +225,7 @@ class AcceptanceCounts:
     num_accepted_draft_tokens: int = 0
     num_cut_rounds: int = 0
     num_empty_rounds: int = 0
+    _drafted: Counter[int] = field(default_factory=Counter)
     _accepted_at: list[int] = field(default_factory=list)
     _reached_at: list[int] = field(default_factory=list)
     _alpha_sum: float = 0.0
@@ -234,6 +236,7 @@ class AcceptanceCounts:
         if round.cut:
             self.num_cut_rounds += 1
             return
+        self._drafted[drafted] += 1
         if not drafted:
             self.num_empty_rounds += 1
             return
@@ -302,6 +305,11 @@ class AcceptanceCounts:
         return [at_least[j] - at_least[j + 1] for j in range(len(at_least) - 1)]
 
     @property
+    def draft_length_histogram(self) -> list[int]:
+        """Rounds in which exactly 0, 1, ... K tokens were drafted."""
+        return [self._drafted[length] for length in range(max(self._drafted, default=-1) + 1)]
+
+    @property
     def alpha(self) -> float | None:
         """Mean over reached positions of sum_x min(p_target, p_draft) (Leviathan et al., arXiv 2211.17192, 3.1).
 
@@ -313,7 +321,7 @@ class AcceptanceCounts:
         names = (
             "num_spec_steps num_draft_tokens num_accepted_draft_tokens num_spec_tokens draft_acceptance_rate "
             "mean_acceptance_length accepted_per_step acceptance_rate_per_pos conditional_acceptance_rate "
-            "acceptance_histogram alpha num_cut_rounds num_empty_rounds"
+            "acceptance_histogram draft_length_histogram alpha num_cut_rounds num_empty_rounds"
         )
         return {name: getattr(self, name) for name in names.split()}
 
