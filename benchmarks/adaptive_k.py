@@ -2,7 +2,8 @@
 
 Every prompt is decoded by every arm in turn, the arms in another order each time, so that drift hits all of
 them. Each arm is warmed up on the first prompts of the domain; K auto learns there, as it does in `specprof run`.
-The interval is a bootstrap over prompts.
+The interval is a bootstrap over prompts. On a machine whose speed varies, times say less about the choices of K than
+about when they were made, so the same rounds are also counted at the median time that rounds of their length took.
 
     python benchmarks/adaptive_k.py [--pair tiny_dev] [--temperature 0] [--reps 3]
 """
@@ -74,8 +75,31 @@ def report(domain: str, results: dict[str, dict[str, list[GenerationResult]]]) -
     speeds = {label: speed(list(by_prompt.values())) for label, by_prompt in results.items()}
     best = max((label for label in speeds if label not in ("AR", AUTO)), key=lambda label: speeds[label])
     ratio, low, high = paired_ratio(results[AUTO], results[best])
-    print(f"{domain:14} " + "  ".join(f"{label} {value:.0f}" for label, value in speeds.items()) + "  tokens/s")
+    typical = typical_speeds(results)
+    best_typical = max((label for label in typical if label != AUTO), key=lambda label: typical[label])
+    order = ["AR", *sorted(label for label in speeds if label not in ("AR", AUTO)), AUTO]
+    print(f"{domain:14} " + "  ".join(f"{label} {speeds[label]:.0f}" for label in order) + "  tokens/s")
     print(f"{'':14} K auto / best fixed ({best}): {ratio:.3f}   [{low:.3f}, {high:.3f}]")
+    same = typical[AUTO] / typical[best_typical]
+    print(f"{'':14} each round at the typical time of its length ({best_typical}): {same:.3f}")
+
+
+def typical_speeds(results: dict[str, dict[str, list[GenerationResult]]]) -> dict[str, float]:
+    """Tokens per second of each arm if every round took the median time of all rounds that drafted as many tokens."""
+    rounds = {
+        label: [round for runs in by_prompt.values() for run in runs for round in run.rounds]
+        for label, by_prompt in results.items()
+        if label != "AR"
+    }
+    by_length: dict[int, list[float]] = defaultdict(list)
+    for round in (round for some in rounds.values() for round in some):
+        by_length[len(round.draft_tokens)].append(round.seconds)
+    typical = {length: float(np.median(seconds)) for length, seconds in by_length.items()}
+    return {
+        label: sum(len(round.emitted_tokens) for round in some)
+        / sum(typical[len(round.draft_tokens)] for round in some)
+        for label, some in rounds.items()
+    }
 
 
 def speed(prompts: list[list[GenerationResult]]) -> float:
