@@ -145,6 +145,8 @@ def run(
     if as_json and as_jsonl:
         raise UsageError("--json and --jsonl exclude each other", "one document, or one event a line")
     wants_color(color, sys.stdout)
+    if draft is not None and drafter != "model":
+        raise UsageError(f"--draft does not apply to --drafter {drafter}", "leave it out: no second model is loaded")
     config = RunConfig(
         pair=chosen_pair(pair, draft, target, dtype, needs_draft=drafter == "model"),
         k=_k(k),

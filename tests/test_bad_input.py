@@ -93,6 +93,11 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
         "can't be sampled with",
         "--temperature 0",
     ),
+    "draft of no use": (
+        ("--draft", "tiny_dev/draft", "--target", "tiny_dev/target", "--drafter", "self"),
+        "--draft does not apply to --drafter self",
+        "leave it out",
+    ),
     "scale-layers alone": (
         ("--scale-layers", "1"),
         "--scale-layers needs --random-weights",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def simulated(
     """The choices of ``rounds`` rounds in which each token is accepted with probability ``alpha``."""
     chance, chosen = random.Random(seed), Counter[int]()
     for _ in range(rounds):
-        k = policy.choose()
+        k = policy.choose(1000)
         chosen[k] += 1
         accepted = next((i for i in range(k) if chance.random() >= alpha), k)
         policy.observe(round_of(k, accepted, seconds(k) * (1 + noise * chance.random())))
@@ -51,7 +52,7 @@ def simulated(
 @pytest.mark.parametrize("k", [0, 1, 7])
 def test_a_fixed_k(k: int) -> None:
     policy = FixedK(k)
-    assert (policy.name, policy.longest, policy.choose()) == (str(k), k, k)
+    assert (policy.name, policy.longest, policy.choose(1000)) == (str(k), k, k)
     assert simulated(policy, 10, 0.1, lambda k: 1.0) == {k: 10}
 
 
@@ -78,7 +79,7 @@ def test_whatever_happens_k_is_in_range(longest: int, rounds: list[tuple[int, fl
     policy = AdaptiveK(longest)
     assert (policy.name, policy.longest) == ("auto", longest)
     for accepted, seconds, proposed, cut in rounds:
-        k = policy.choose()
+        k = policy.choose(1000)
         assert 0 <= k <= longest
         proposed = min(proposed, k)  # a lookup finds what it finds
         policy.observe(round_of(k, min(accepted, proposed), seconds, proposed=proposed, cut=cut))
@@ -92,7 +93,7 @@ def test_asking_twice_is_asking_once() -> None:
     """It may not matter how often a choice is looked at, as long as nothing happens in between."""
     policy = AdaptiveK(4)
     simulated(policy, 30, 0.6, lambda k: 1 + 0.1 * k)
-    assert policy.choose() == policy.choose()
+    assert policy.choose(1000) == policy.choose(1000)
 
 
 def test_the_same_history_leads_to_the_same_choices() -> None:
@@ -100,9 +101,12 @@ def test_the_same_history_leads_to_the_same_choices() -> None:
     assert one == other
 
 
-@pytest.mark.parametrize("ignored", [round_of(4, 4, 1e6, cut=True), round_of(None, 0, 1e-6)], ids=["cut", "plain"])
+ENDED = dataclasses.replace(round_of(4, 4, 1e6, cut=True), emitted_tokens=(1, 1))
+
+
+@pytest.mark.parametrize("ignored", [ENDED, round_of(None, 0, 1e-6)], ids=["end of text", "plain"])
 def test_rounds_that_say_nothing(ignored: Round) -> None:
-    """Cut ones have another length than was asked for; plain ones aren't its own."""
+    """After an end of text nobody knows what would have been accepted; plain rounds aren't its own."""
     policies = AdaptiveK(5), AdaptiveK(5)
     for policy in policies:
         simulated(policy, 50, 0.6, lambda k: 1 + 0.1 * k)
@@ -207,3 +211,14 @@ def test_generations_with_adaptive_k(models: tuple[ModelWrapper, ModelWrapper], 
     assert set(asked) == set(range(5))
     assert result.decoder == "SD-Kauto"
     assert max(asked.values()) > 2 * min(asked.values())
+
+
+def test_it_learns_where_the_length_limit_is_shorter_than_its_longest_draft() -> None:
+    policy = AdaptiveK(longest=500)
+    chosen = set()
+    for room in [3, 2, 1, 0] * 30:
+        k = min(policy.choose(room), room)
+        chosen.add(k)
+        policy.observe(round_of(k, k, 1.0 + k))  # accepted whole, and worth nothing: K costs what it yields
+    assert chosen == {0, 1, 2, 3}
+    assert policy.choose(500) > 3, "what was never tried is tried as soon as there is room"

@@ -193,7 +193,7 @@ class AsAccepted:
     def __init__(self) -> None:
         self.k = 1
 
-    def choose(self) -> int:
+    def choose(self, room: int) -> int:
         return self.k
 
     def observe(self, round: Round) -> None:
@@ -208,7 +208,7 @@ class AsEmitted:
     def __init__(self) -> None:
         self.k = 3
 
-    def choose(self) -> int:
+    def choose(self, room: int) -> int:
         return self.k
 
     def observe(self, round: Round) -> None:
@@ -237,8 +237,8 @@ def experienced() -> Clocked:
         return policy
 
     for _ in range(400):
-        k = policy.choose()
-        if len({observed(copy.deepcopy(policy), k, accepted).choose() for accepted in range(k + 1)}) > 1:
+        k = policy.choose(1000)
+        if len({observed(copy.deepcopy(policy), k, accepted).choose(1000) for accepted in range(k + 1)}) > 1:
             return policy
         liked ^= chance.random() < 0.2
         observed(policy, k, k if liked else 0)

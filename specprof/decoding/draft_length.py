@@ -25,8 +25,8 @@ class DraftLength(Protocol):
         """The largest K it may choose."""
         ...
 
-    def choose(self) -> int:
-        """K of the next round."""
+    def choose(self, room: int) -> int:
+        """K of the next round; ``room`` tokens are the most that can be drafted before the length limit."""
         ...
 
     def observe(self, round: Round) -> None:
@@ -43,7 +43,7 @@ class FixedK:
         self.longest = k
         self.name = str(k)
 
-    def choose(self) -> int:
+    def choose(self, room: int) -> int:
         return self.longest
 
     def observe(self, round: Round) -> None:
@@ -75,11 +75,11 @@ class AdaptiveK:
         self._rounds_since_trial = 0
         self._trials = 0
 
-    def choose(self) -> int:
-        fewest = min(self._tries)
-        if fewest < _FIRST_TRIES:
+    def choose(self, room: int) -> int:
+        untried = [k for k in range(min(self.longest, room) + 1) if self._tries[k] < _FIRST_TRIES]
+        if untried:
             # The longest of the least tried: it tells most about acceptance.
-            return max(k for k, tries in enumerate(self._tries) if tries == fewest)
+            return min(untried, key=lambda k: (self._tries[k], -k))
         speeds = self.speeds()
         best = speeds.index(max(speeds))
         # A round without a draft tells nothing about acceptance: where none pays, look again sooner.
@@ -91,7 +91,8 @@ class AdaptiveK:
         return neighbours[self._trials % len(neighbours)] if neighbours else best
 
     def observe(self, round: Round) -> None:
-        if round.cut or round.k is None:
+        # A draft that the length limit shortened is as good as one of that K; one that an end of text cut short isn't.
+        if round.k is None or len(round.emitted_tokens) <= round.num_accepted:
             return
         self._rounds_since_trial += 1
         # By what was asked for: a drafter that often proposes less is judged by what asking it brings.
@@ -111,11 +112,11 @@ class AdaptiveK:
         self._pace *= 1 + (surprise - 1) / _PACE_ROUNDS
 
     def speeds(self) -> list[float]:
-        """Expected tokens per time of each K from 0 on, by what was seen so far."""
+        """Expected tokens per time of each K from 0 on, by what was seen so far; 0 where nothing was."""
         reached, tokens, speeds = 1.0, 0.0, []
         for cost, rate in zip(self._cost, [*self._acceptance.conditional_rates(), 0.0], strict=True):
             tokens += reached
-            speeds.append(tokens / cost)
+            speeds.append(tokens / cost if cost else 0.0)
             reached *= rate
         return speeds
 

@@ -87,8 +87,9 @@ class SpeculativeDecoder:
         while (finish := request.finish_reason(num_generated, token)) is None:
             start = cache.length
             clock.start()
-            wanted = self.length.choose()
-            k = min(wanted, request.max_new_tokens - num_generated - 1)  # the verify pass itself adds one
+            room = request.max_new_tokens - num_generated - 1  # the verify pass itself adds one
+            wanted = self.length.choose(room)
+            k = min(wanted, room)
             draft = drafter.propose(k)
             clock.mark()
             ids = torch.cat((torch.tensor((token,), device=device), draft.tokens))

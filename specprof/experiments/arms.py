@@ -223,7 +223,9 @@ def vocabulary_methods(config: RunConfig, verdict: VocabularyVerdict) -> tuple[s
     # Text is matched greedily, and drafted without regard to how sure the draft is.
     text_serves = config.vocab_method == "auto" and config.temperature == 0 and not config.draft_threshold
     if verdict.kind == "overlapping":
-        return ("tli", "slem") if text_serves else ("tli",)
+        # Where nothing is drafted, or what is accepted means nothing, there is nothing to try.
+        tells = config.longest_draft > 0 and not config.caveats
+        return ("tli", "slem") if text_serves and tells else ("tli",)
     if verdict.kind == "unreadable" and text_serves:
         return ("slem",)
     raise incompatible_vocabularies(config.pair, verdict)
