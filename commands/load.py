@@ -122,9 +122,7 @@ def load(
     if model is None and not of_pair:
         raise UsageError("there is nothing to load", "give MODEL, --pair P, or --draft D and --target T")
     how = RunConfig(
-        pair=ModelPair(model, model, model)
-        if model is not None
-        else chosen_pair(pair, draft, target, dtype, needs_draft=True),
+        pair=ModelPair(model, model, model) if model is not None else chosen_pair(pair, draft, target, dtype),
         device=device,
         random_weights=random_weights,
         scale_layers=scale_layers,

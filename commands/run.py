@@ -57,7 +57,11 @@ def run(
     ] = None,
     draft_threshold: Annotated[
         float,
-        typer.Option("--draft-threshold", metavar="P", help="End a draft where no token has probability P or more."),
+        typer.Option(
+            "--draft-threshold",
+            metavar="P",
+            help="End a draft with the first token where none has probability P or more.",
+        ),
     ] = 0.0,
     vocab_method: Annotated[
         str,
@@ -145,10 +149,8 @@ def run(
     if as_json and as_jsonl:
         raise UsageError("--json and --jsonl exclude each other", "one document, or one event a line")
     wants_color(color, sys.stdout)
-    if draft is not None and drafter != "model":
-        raise UsageError(f"--draft does not apply to --drafter {drafter}", "leave it out: no second model is loaded")
     config = RunConfig(
-        pair=chosen_pair(pair, draft, target, dtype, needs_draft=drafter == "model"),
+        pair=chosen_pair(pair, draft, target, dtype, drafter=drafter),
         k=_k(k),
         k_max=k_max,
         drafter=drafter,

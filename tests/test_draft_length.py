@@ -85,8 +85,12 @@ def test_whatever_happens_k_is_in_range(longest: int, rounds: list[tuple[int, fl
         policy.observe(round_of(k, min(accepted, proposed), seconds, proposed=proposed, cut=cut))
 
 
-def test_every_k_is_tried() -> None:
-    assert set(simulated(AdaptiveK(6), 60, 0.7, lambda k: 1 + 0.1 * k)) == set(range(7))
+@pytest.mark.parametrize("longest", [1, 6, 40])
+def test_short_and_long_drafts_are_tried_first(longest: int) -> None:
+    """All the short ones and the longest, but not each of forty: that would take a text's length."""
+    tried = simulated(AdaptiveK(longest), 60, 0.7, lambda k: 1 + 0.1 * k)
+    assert {k for k in (0, 1, 2, 3, 4, longest) if k <= longest} <= set(tried)
+    assert len(tried) <= 14
 
 
 def test_asking_twice_is_asking_once() -> None:

@@ -13,10 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from specprof.data.prompts import builtin, encode
 from specprof.decoding.autoregressive import AutoregressiveDecoder
-from specprof.decoding.drafters import Drafter, DraftModel, NGramLookup
+from specprof.decoding.drafters import Drafter, DraftModel, LayerSkip, NGramLookup, RandomTokens
 from specprof.decoding.speculative import SpeculativeDecoder
-from specprof.models.loader import quiet_transformers
+from specprof.decoding.string_match import StringMatch
+from specprof.decoding.translation import TokenIntersection
+from specprof.decoding.vocabulary import compare_vocabularies
+from specprof.models.loader import load_model, quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.metrics import GenerationResult
 from tiny_models import FAMILIES
@@ -78,6 +82,10 @@ def drafter(kind: str, family: str, dtype: torch.dtype) -> Drafter:
     target = wrapper(family, dtype)
     if kind == "ngram":
         return NGramLookup(VOCAB[dtype], target.device)
+    if kind == "random":
+        return RandomTokens(VOCAB[dtype], target.device)
+    if kind == "layerskip":
+        return LayerSkip(target, 1)
     return DraftModel(target if kind == "equal" else wrapper(family, dtype, kind))
 
 
@@ -128,6 +136,29 @@ def test_speculative_is_autoregressive(family: str, dtype: torch.dtype, kind: st
         assert rejected > 0.8 * drafted > 0
     else:
         assert drafted > 0 and accepted > 0 and rejected > 0
+
+
+@pytest.mark.parametrize("dtype", EXACT, ids=name_of)
+@pytest.mark.parametrize("family", [family for family in TARGETS if family != "gpt_neox"])
+def test_layer_skip_is_autoregressive(family: str, dtype: torch.dtype) -> None:
+    """The cache that drafts is the one that verifies, and the draft's hidden states are its first layer's work."""
+    results = []
+    for prompt in PROMPTS:
+        for k in range(1, 9):
+            result = speculative("layerskip", family, dtype, prompt, k)
+            assert result.generated_ids == autoregressive(family, dtype, prompt), f"k={k}"
+            results.append(result)
+    drafted, accepted = drafted_and_accepted(results)
+    assert 0 < accepted < drafted
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_random_tokens_change_nothing(family: str) -> None:
+    results = [speculative("random", family, torch.float64, prompt, k) for prompt in PROMPTS for k in (1, 4)]
+    for result, prompt in zip(results, [prompt for prompt in PROMPTS for _ in (1, 4)], strict=True):
+        assert result.generated_ids == autoregressive(family, torch.float64, prompt)
+    drafted, accepted = drafted_and_accepted(results)
+    assert drafted > 100 and accepted < 0.1 * drafted
 
 
 def test_every_number_of_acceptances_occurred() -> None:
@@ -201,6 +232,60 @@ def test_rounds_are_hugging_faces_assisted_generation(family: str, kind: str, k:
     assert text[0, len(prompt) :].tolist() == result.generated_ids
     assert ours == theirs
     assert len(ours) > 2
+
+
+# --- the packaged pair of two vocabularies
+
+
+HOSTILE = (
+    "Ünïcödé is façile: el niño comió piñatas à l'œuvre, straße und Öl.",
+    "Привет, мир! Как дела? Καλημέρα κόσμε. 你好,世界。こんにちは世界 한국어 العربية",
+    "🙂🙂🚀 flags 🇩🇪🇫🇷, families 👩\u200d👩\u200d👧\u200d👦 and skin 👍🏽👍🏿 and ❤\ufe0f",
+    "e\u0301e\u0301 combining a\u0308\u0323 marks z\u0335\u0336",
+    "def f(x):\n\tif x:\n\t\tfor y in x:\n\t\t\tyield y\n\t\telse:\n\t    return",
+    "class A:\n    def b(self):\n        if self.c:\n            while True:\n                try:",
+    "3.14159265358979 1234567890 0000 1,000,000 0xDEADBEEF 2024-01-31T12:59:59Z 1e-10",
+    "a" + " " * 37 + "b" + " " * 12 + "c  d   e    f",
+    "one\n\n\n\n\n\ntwo\n\n\n\n\n\n\n\n\n\n\nthree\r\nfour\r\n\r\nfive",
+    "   leading spaces, \t tabs \t\t\t and control \x00\x01\x1b characters \ufeff\u2028",
+    "<s> </s> <unk> <0x0A> [INST] <|endoftext|> are only words here, ▁ too",
+    "x",
+)
+
+
+@functools.cache
+def crossed() -> tuple[ModelWrapper, ModelWrapper]:
+    target, draft = (
+        ModelWrapper(*load_model(name, "fp32", "cpu"), name=name) for name in ("tiny_dev/target", "tiny_cross/draft")
+    )
+    return target, draft
+
+
+@functools.cache
+def crossed_texts() -> list[tuple[list[int], list[int]]]:
+    """Prompts, and how the target goes on."""
+    target, _ = crossed()
+    prompts = [encode(prompt, target.tokenizer) for prompt in builtin().take(21)]
+    prompts += [target.tokenizer.encode(text) for text in HOSTILE]
+    plain = AutoregressiveDecoder(target)
+    return [(prompt, plain.generate(prompt, NEW_TOKENS, stop_ids=NO_STOP).generated_ids) for prompt in prompts]
+
+
+@pytest.mark.parametrize("method", ["tli", "slem"])
+def test_a_draft_of_another_vocabulary_changes_no_token(method: str) -> None:
+    target, draft = crossed()
+    drafter: Drafter
+    if method == "tli":
+        verdict = compare_vocabularies(draft.tokenizer, target.tokenizer, draft.vocab_size, target.vocab_size)
+        drafter = DraftModel(draft, TokenIntersection(verdict, draft.tokenizer, target.tokenizer, draft.device))
+    else:
+        drafter = StringMatch(draft, target.tokenizer, target.vocab_size)
+    decoder, results = SpeculativeDecoder(target, drafter, 4), []
+    for prompt, expected in crossed_texts():
+        results.append(decoder.generate(prompt, NEW_TOKENS, stop_ids=NO_STOP))
+        assert results[-1].generated_ids == expected
+    drafted, accepted = drafted_and_accepted(results)
+    assert len(results) >= 30 and 0.1 * drafted < accepted < drafted
 
 
 # --- 16-bit types

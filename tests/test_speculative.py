@@ -17,6 +17,8 @@ from specprof.decoding.drafters import Drafter, DraftModel, NGramLookup
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import Sampling, probabilities
 from specprof.decoding.speculative import SpeculativeDecoder
+from specprof.decoding.translation import TokenIntersection
+from specprof.decoding.vocabulary import compare_vocabularies
 from specprof.errors import UsageError
 from specprof.models.kv_cache import KVCache
 from specprof.models.transformer import EarlyStates
@@ -25,6 +27,7 @@ from specprof.profiling import timer
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, from_json_line, to_json_line
 from specprof.profiling.metrics import AcceptanceCounts, GenerationResult, fold
 from tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama
+from tiny_tokenizers import BYTES, SPACE, TRAINED, metaspace
 
 VOCAB = 61
 PROMPT = (5, 9, 3, 22, 17)
@@ -91,6 +94,7 @@ def check(events: Sequence[Event], request: Request, k: int) -> GenerationResult
         room = request.max_new_tokens - len(text)
         drafted, accepted = len(event.draft_tokens), event.num_accepted
         assert 0 <= accepted <= drafted <= min(k, room - 1)
+        assert event.k == min(k, room - 1)
         assert event.emitted_tokens[:accepted] == event.draft_tokens[: len(event.emitted_tokens)][:accepted]
         text += event.emitted_tokens
         stopped = text[-1] in request.stop_ids
@@ -189,6 +193,28 @@ def test_a_prompt_of_one_token(kind: str) -> None:
 def test_a_context_exactly_full(kind: str) -> None:
     request = Request(tuple(i % VOCAB for i in range(200)), 56)
     assert check(speculate(kind, request, 5), request, 5).generated_ids == plain(request).generated_ids
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_draft_whose_context_runs_out(k: int) -> None:
+    """It spells the target's tokens byte by byte: how many of its own a text takes isn't known when it begins."""
+    target_tokenizer = TRAINED["byte-level"]()
+    draft_tokenizer = metaspace(["<unk>", "</s>", *BYTES, SPACE], eos="</s>")
+    sizes = len(draft_tokenizer), len(target_tokenizer)
+    spelling = copy.deepcopy(tiny_llama(vocab_size=sizes[0])).to(torch.float64)
+    spelling.config.max_position_embeddings = 64
+    draft = ModelWrapper(spelling)
+    verdict = compare_vocabularies(draft_tokenizer, target_tokenizer, *sizes)
+    translation = TokenIntersection(verdict, draft_tokenizer, target_tokenizer, draft.device)
+    big = ModelWrapper(copy.deepcopy(tiny_gpt2(vocab_size=sizes[1])).to(torch.float64))
+    request = Request(tuple(target_tokenizer.encode("The dog")), 50)
+    decoder = SpeculativeDecoder(big, DraftModel(draft, translation), k)
+    for _ in range(2):  # the second one has its whole context again
+        events = list(decoder.events(request))
+        (expected,) = fold(AutoregressiveDecoder(big).events(request))
+        assert check(events, request, k).generated_ids == expected.generated_ids
+        lengths = [len(round.draft_tokens) for round in rounds_of(events)]
+        assert lengths[:3] == [k] * 3 and lengths[-6:] == [0] * 6
 
 
 # --- what can't be

@@ -92,20 +92,18 @@ def draft_of(tokenizer: Any, text: str, max_context: int | None = None) -> Recit
     found, nonsense = TokenBytes.of(tokenizer), 5
     own = tokenizer.encode(text, add_special_tokens=False)
 
-    def decoded(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
     def without_spaces(ids: Sequence[int]) -> str:
-        return "".join(decoded(ids).split())
+        return "".join(tokenizer.decode(ids, skip_special_tokens=True).split())
 
     following: dict[str, int] = {without_spaces(own[:i]): own[i] for i in reversed(range(len(own)))}
 
     def says(context: list[int]) -> int:
         if found is None:  # it can't tell spaces itself
             return following.get(without_spaces(context), nonsense)
-        known = decoded(context)
-        rest = text[len(known) :]
-        return int(found.encode(rest.encode())[0]) if rest and text.startswith(known) else nonsense
+        said = b"".join(found.by_id.get(token, b"") for token in context)
+        said = said.removeprefix(b" ") if found.kind == "metaspace" else said
+        rest = text.encode()[len(said) :]
+        return int(found.encode(rest)[0]) if rest and text.encode().startswith(said) else nonsense
 
     return Reciter(tokenizer, says, max_context)
 
@@ -132,20 +130,19 @@ def test_hostile_texts(draft_kind: str, target_kind: str) -> None:
             target.vocab_size,
         )
         for prompt_length in (1, 2, 3, len(script) // 2):
-            prompt = script[:prompt_length]
-            expected = AutoregressiveDecoder(target).generate(prompt, 60, stop_ids=NO_STOP)
-            assert expected.generated_ids[: len(script) - prompt_length] == script[prompt_length : prompt_length + 60]
+            prompt, rest = script[:prompt_length], script[prompt_length:][:40]
+            assert AutoregressiveDecoder(target).generate(prompt, len(rest), stop_ids=NO_STOP).generated_ids == rest
             for k in (1, 4):
-                result = SpeculativeDecoder(target, drafter, k).generate(prompt, 60, stop_ids=NO_STOP)
-                assert result.generated_ids == expected.generated_ids
+                result = SpeculativeDecoder(target, drafter, k).generate(prompt, len(rest), stop_ids=NO_STOP)
+                assert result.generated_ids == rest
                 results.append(result)
                 said = len(prompt)
                 for round in result.rounds:
                     said += len(round.emitted_tokens)
                     inside_a_character += target_tokenizer.decode(script[:said]).endswith("\ufffd")
     share = sum(map(accepted, results)) / sum(map(drafted, results))
-    print(share)
-    assert share > (0.02 if draft_kind == "word piece" else 0.2), share
+    # The draft knows the text: what is lost is lost between the tokenizers, and where a prompt ends inside a character.
+    assert share > (0.1 if draft_kind == "word piece" else 0.5)
     assert inside_a_character > 10
 
 
@@ -173,11 +170,11 @@ def test_models_that_know_nothing(draft_kind: str, target_kind: str) -> None:
 def test_what_the_draft_writes_is_proposed_as_the_target_would_cut_it() -> None:
     text = TEXTS[0]
     target_tokenizer = TOKENIZERS["byte-level"]()
-    script = target_tokenizer.encode(text)[:-4]
+    script = target_tokenizer.encode(text)
     drafter = StringMatch(draft_of(TOKENIZERS["metaspace"](), text), target_tokenizer, len(target_tokenizer))
     drafter.start(Request(tuple(script[:3]), 20), detail=False)
     position = 3
-    while position + 1 < len(script):
+    while position + 4 < len(script):
         drafter.observe((script[position],))
         position += 1
         draft = drafter.propose(3)
@@ -185,7 +182,8 @@ def test_what_the_draft_writes_is_proposed_as_the_target_would_cut_it() -> None:
         tokens = draft.tokens.tolist()
         # The last may be the beginning of a longer one.
         assert tokens[:-1] == script[position : position + len(tokens) - 1]
-        assert tokens and target_tokenizer.decode(script[position:]).startswith(target_tokenizer.decode(tokens))
+        ahead = target_tokenizer.decode(script[position:])
+        assert tokens and ahead.startswith(target_tokenizer.decode(tokens))
 
 
 @pytest.mark.parametrize("draft_kind", ["byte-level", "metaspace", "metaspace pre-tokenizer"])
@@ -222,6 +220,16 @@ def test_nothing_is_proposed_inside_a_character() -> None:
         assert drafter.propose(4).tokens.tolist() == []
     drafter.observe((rocket[-1],))
     assert drafter.propose(4).tokens.tolist()
+
+
+def test_characters_that_are_bytes_to_both_do_not_spoil_one_another() -> None:
+    target_tokenizer, text = TRAINED["metaspace"](), "The dog 🚀🚀🛸🚀🛸🛸🚀🛸🚀🚀 the"
+    script = target_tokenizer.encode(text)
+    target = target_of(target_tokenizer, script)
+    drafter = StringMatch(draft_of(TRAINED["byte-level"](), text), target_tokenizer, target.vocab_size)
+    result = SpeculativeDecoder(target, drafter, 4).generate(script[:2], len(script) - 2, stop_ids=NO_STOP)
+    assert result.generated_ids == script[2:]
+    assert accepted(result) == drafted(result) > 15
 
 
 def test_special_tokens_are_no_text() -> None:

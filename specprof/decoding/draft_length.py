@@ -54,8 +54,9 @@ class AdaptiveK:
     """The K that has lately promised the most tokens per second.
 
     Expected tokens come from the running acceptance rate at each position, costs from how long rounds of each K took
-    beside each other. Both are learned on the way: the first rounds try every K, later ones a neighbour of the best K
-    now and then, so that a change of acceptance is noticed. What was learned is kept from one generation to the next.
+    beside each other. Both are learned on the way: the first rounds try short and long drafts, later ones a neighbour
+    of the best K now and then, so that a change of acceptance is noticed. What was learned is kept from one generation
+    to the next.
     ``benchmarks/adaptive_k.py`` compares it with every fixed K.
 
     Args:
@@ -76,7 +77,8 @@ class AdaptiveK:
         self._trials = 0
 
     def choose(self, room: int) -> int:
-        untried = [k for k in range(min(self.longest, room) + 1) if self._tries[k] < _FIRST_TRIES]
+        firsts = {k for k in _FIRST_LENGTHS if k < self.longest} | {self.longest}
+        untried = [k for k in firsts if k <= room and self._tries[k] < _FIRST_TRIES]
         if untried:
             # The longest of the least tried: it tells most about acceptance.
             return min(untried, key=lambda k: (self._tries[k], -k))
@@ -167,6 +169,7 @@ class _Counts:
 
 
 _FIRST_TRIES = 5
+_FIRST_LENGTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _COST_ROUNDS = 100
 _PACE_ROUNDS = 8
 _ROUNDS_BETWEEN_TRIALS = 40

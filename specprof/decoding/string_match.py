@@ -61,6 +61,8 @@ class StringMatch:
         text = _continuation(self.model.tokenizer, self._context, self._drafted).rstrip(_UNFINISHED)
         # While part of a character is unread, what the draft writes does not follow what the target wrote.
         tokens = [] if self._unread else _encode_after(self.target_tokenizer, self._emitted, text)[:k]
+        # A tokenizer may know tokens that its model's head has no row for.
+        tokens = tokens[: next((i for i, token in enumerate(tokens) if token >= self.target_size), k)]
         proposed = torch.tensor(tokens, dtype=torch.long, device=self.model.device)
         probs = F.one_hot(proposed, self.target_size).float() if self._keep_probs and tokens else None
         return Draft(proposed, probs)
@@ -108,18 +110,29 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
+def _window(tokenizer: Any, tokens: Sequence[int]) -> tuple[list[int], str]:
+    """The last tokens and their text. They don't begin inside a character, if that can be helped: in SentencePiece's
+    reading, one byte astray spoils all that are next to it.
+    """
+    for size in range(_WINDOW, _WINDOW + 4):
+        window = list(tokens[-size:])
+        text = _decode(tokenizer, window)
+        if not text.startswith(_UNFINISHED):
+            break
+    return window, text
+
+
 def _continuation(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
     """The text that ``ids`` add to that of the tokens before them (a piece decoded alone loses its leading space)."""
-    window = before[-_WINDOW:]
-    return _decode(tokenizer, [*window, *ids])[len(_decode(tokenizer, window)) :]
+    window, known = _window(tokenizer, before)
+    return _decode(tokenizer, [*window, *ids])[len(known) :]
 
 
 def _encode_after(tokenizer: Any, before: Sequence[int], text: str) -> list[int]:
     """Tokens of a text that follows given tokens."""
     if not text:
         return []
-    window = list(before[-_WINDOW:])
-    known = _decode(tokenizer, window)
+    window, known = _window(tokenizer, before)
     together = tokenizer.encode(known + text, add_special_tokens=False)
     if together[: len(window)] == window:
         return list(together[len(window) :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -207,7 +208,10 @@ def vocabulary_verdict(
             directory = hub.resolve(model_id, revision=commit, offline=offline, remote_code=trust_remote_code).directory
             described = hub.read_config(directory, model_id)
         rows[role] = described.get("vocab_size") or len(tokenizers[role])
-    return compare_vocabularies(tokenizers["draft"], tokenizers["target"], rows["draft"], rows["target"])
+    verdict = compare_vocabularies(tokenizers["draft"], tokenizers["target"], rows["draft"], rows["target"])
+    if random_weights and verdict.kind != "identical":
+        return dataclasses.replace(verdict, reason=f"of stand-in tokenizers, {verdict.reason}")
+    return verdict
 
 
 def vocabulary_methods(config: RunConfig, verdict: VocabularyVerdict) -> tuple[str, ...]:

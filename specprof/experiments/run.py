@@ -29,8 +29,7 @@ Decoder = AutoregressiveDecoder | SpeculativeDecoder
 WARMUP_TOKENS = 32
 MASS_TOKENS = 256
 """Of each sample text."""
-TRIAL_PROMPTS = 3
-TRIAL_TOKENS = 32
+TRIAL_PROMPTS = 6
 _SHAPE_REPEATS = 3
 
 
@@ -122,7 +121,9 @@ def choose_method(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt
         return arms, None
     lengths = {}
     for method, decoder in arms.candidates.items():
-        generations = (_decode(config, arms, decoder, prompt, -1, TRIAL_TOKENS) for prompt in prompts[:TRIAL_PROMPTS])
+        generations = (
+            _decode(config, arms, decoder, prompt, -1, config.max_new_tokens) for prompt in prompts[:TRIAL_PROMPTS]
+        )
         rounds = [event for events in generations for event in events if isinstance(event, Round)]
         lengths[method] = AcceptanceCounts.of(rounds, greedy=True).mean_acceptance_length or 1.0
     # On a tie the first, which needs no detour over text.
