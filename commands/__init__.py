@@ -14,6 +14,7 @@ import typer
 
 from specprof import __version__
 from specprof.commands.load import load
+from specprof.commands.prompts import prompts
 from specprof.commands.run import run
 from specprof.errors import SpecprofError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(load)
+app.command()(prompts)
 
 
 def _print_version(wanted: bool) -> None:

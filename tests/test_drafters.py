@@ -324,6 +324,34 @@ class TestAnotherVocabulary:
             pair.assert_context_says(text)
         assert several
 
+    def test_keeps_up_where_its_context_is_cut_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the cache holds of tokens that are no longer there is not used."""
+        pair = pieces()
+        settle, recut = pair.translation.settle, []
+
+        def watched(context: list[int]) -> int:
+            before = len(context)
+            stayed = settle(context)
+            recut.append(stayed < before - 1)
+            return stayed
+
+        monkeypatch.setattr(pair.translation, "settle", watched)
+        text = "The fox and the dog is the fox and naïve the dog   jumps    over the the fox " * 2
+        tokens = pair.target_tokenizer.encode(text)
+        # Some of it is cut as the target never would.
+        tokens = [part for token in tokens for part in self.bytes_of(pair, token)] + tokens
+        pair.drafter.start(Request(tuple(tokens[:2]), 250), detail=False)
+        for token in tokens[2:]:
+            pair.drafter.observe((token,))
+            assert pair.drafter.propose(3).tokens.tolist() == pair.continuation(3)
+        assert sum(recut) > 5
+
+    @staticmethod
+    def bytes_of(pair: Spelling, token: int) -> list[int]:
+        ids = pair.theirs.ids_by_bytes()
+        text = pair.theirs.by_id[token]
+        return [ids[text[:2]], *(ids[text[i : i + 1]] for i in range(2, len(text)))] if text[:2] in ids else [token]
+
     @pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.7, top_k=5), Sampling(1.0, top_p=0.5)])
     def test_laws_are_those_of_the_mapped_tokens(self, sampling: Sampling) -> None:
         pair = pieces()

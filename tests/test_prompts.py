@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import json
 import re
@@ -14,8 +15,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from specprof.data.prompts import DOMAINS, Prompt, PromptDataset, builtin, encode
+from specprof.data.prompts import DOMAINS, DomainStats, Prompt, PromptDataset, builtin, encode
 from specprof.errors import ResourceError, UsageError
+from specprof.models.hub import read_config
+from specprof.models.loader import load_tokenizer
+
+PAIRS = Path(__file__).parent.parent / "specprof" / "models" / "pairs"
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -47,43 +52,69 @@ def written(folder: Path, name: str, content: str | bytes) -> Path:
 # The packaged prompts
 
 
-def test_builtin_has_twelve_prompts_per_domain_with_ids_that_count() -> None:
+def test_builtin_has_fifty_prompts_per_domain_with_ids_that_count() -> None:
     dataset = builtin()
+    assert len(dataset) == 150
     assert dataset.domains == DOMAINS
     for domain in DOMAINS:
         ids = [prompt.prompt_id for prompt in dataset.get_by_domain(domain)]
-        assert ids == [f"{domain}_{i:03d}" for i in range(12)]
+        assert ids == [f"{domain}_{i:03d}" for i in range(50)]
 
 
-def test_builtin_texts_differ_and_end_in_no_white_space() -> None:
+def test_builtin_texts_differ_and_have_no_white_space_around_or_at_line_ends() -> None:
     texts = [prompt.raw_text for prompt in builtin()]
-    assert len(set(texts)) == len(texts)
+    assert len({" ".join(text.lower().split()) for text in texts}) == len(texts)
     assert all(text == text.strip() for text in texts)
+    assert not [text for text in texts if re.search(r"[ \t]+$", text, re.MULTILINE)]
 
 
-def test_builtin_code_is_python_that_ends_in_a_docstring() -> None:
-    for prompt in builtin().get_by_domain("code"):
-        tree = ast.parse(prompt.raw_text)  # a docstring alone is a valid body
-        last = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)][-1]
-        assert ast.get_docstring(last), prompt.prompt_id
-        assert len(last.body) == 1 and prompt.raw_text.endswith('"""'), prompt.prompt_id
+def test_builtin_prompts_fit_the_packaged_models_with_room_to_answer() -> None:
+    for model in ("tiny_dev/target", "tiny_cross/draft"):
+        context = read_config(PAIRS / model, model)["max_position_embeddings"]
+        counted = builtin().with_token_counts(load_tokenizer(model))
+        too_long = [prompt.prompt_id for prompt in counted if (prompt.token_count or 0) + 96 > context]
+        assert too_long == []
+
+
+def test_the_first_builtin_prompts_stay_what_published_figures_were_measured_on() -> None:
+    for n, digest in ((12, "b0c21738b7d6f231"), (36, "0bbe1a743ed092f8")):
+        record = "\0".join(f"{prompt.prompt_id}\0{prompt.raw_text}" for prompt in builtin().take(n))
+        assert hashlib.sha256(record.encode()).hexdigest().startswith(digest)
+
+
+def test_builtin_code_is_unfinished_code_in_several_languages() -> None:
+    texts = [prompt.raw_text for prompt in builtin().get_by_domain("code")]
+    assert all(80 <= len(text) <= 1500 for text in texts)
+    whole = [text for text in texts if _parses(text)]  # Python up to a docstring or a statement
+    assert 20 <= len(whole) < 45
+    for word in ("SELECT", "#!/usr/bin/env bash", "impl ", "package ", "export function", "size_t"):
+        assert any(word in text for text in texts), word
+
+
+def _parses(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
 
 
 def test_builtin_summarization_is_an_article_and_the_request() -> None:
     for prompt in builtin().get_by_domain("summarization"):
         article, request = prompt.raw_text.rsplit("\n\n", 1)
         assert request == "Summarize the above article:"
-        assert 120 <= len(article.split()) <= 350, prompt.prompt_id
+        assert 120 <= len(article.split()) <= 450, prompt.prompt_id
 
 
-def test_builtin_conversation_is_a_few_sentences() -> None:
+def test_builtin_conversation_is_a_request_of_moderate_length() -> None:
     for prompt in builtin().get_by_domain("conversation"):
-        assert "\n" not in prompt.raw_text
-        assert 15 <= len(prompt.raw_text.split()) <= 80, prompt.prompt_id
+        assert 40 <= len(prompt.raw_text) <= 700, prompt.prompt_id
 
 
 def test_some_builtin_prompts_are_not_ascii() -> None:
-    assert 2 <= sum(not prompt.raw_text.isascii() for prompt in builtin()) <= 5
+    text = "".join(prompt.raw_text for prompt in builtin())
+    assert all(letter in text for letter in ("é", "ü", "東", "🎉", "ł"))
+    assert 10 <= sum(not prompt.raw_text.isascii() for prompt in builtin()) <= 30
 
 
 # Choosing
@@ -122,7 +153,7 @@ def test_an_unknown_domain_names_the_known_ones() -> None:
 def test_get_all_and_iteration_agree() -> None:
     dataset = builtin()
     assert dataset.get_all() == list(dataset) == list(dataset.prompts)
-    assert len(dataset) == 36
+    assert len(dataset) == 150
 
 
 # Statistics
@@ -151,6 +182,24 @@ def test_print_stats_is_the_table_of_token_counts(capsys: pytest.CaptureFixture[
     file = io.StringIO()
     dataset.print_stats(file=file)
     assert file.getvalue() == expected
+
+
+def test_the_table_can_say_where_prompts_came_from() -> None:
+    dataset = PromptDataset((Prompt("a", "code", "x", 34), Prompt("b", "conversation", "x", 10)))
+    assert dataset.table({"code": "built-in", "conversation": "somebody/something"}) == (
+        "domain                  n    min    mean    max  source\n"
+        "-------------------------------------------------------------------\n"
+        "code                    1     34    34.0     34  built-in\n"
+        "conversation            1     10    10.0     10  somebody/something"
+    )
+
+
+def test_stats_are_numbers_or_nothing() -> None:
+    prompts = (Prompt("a", "code", "x", 34), Prompt("b", "code", "x", 35), Prompt("c", "chat", "x"))
+    assert PromptDataset(prompts).stats() == (
+        DomainStats("code", 2, 34, 34.5, 35),
+        DomainStats("chat", 1, None, None, None),
+    )
 
 
 def test_print_stats_shows_a_dash_for_counts_nobody_made() -> None:

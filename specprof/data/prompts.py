@@ -10,7 +10,7 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from itertools import chain, islice, zip_longest
@@ -47,6 +47,17 @@ class Prompt:
     raw_text: str
     token_count: int | None = None
     """Tokens of the encoded prompt, for the tokenizer that was last asked; None before that."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainStats:
+    """How many prompts a domain has, and how long they are in tokens; None where not all of them are counted."""
+
+    domain: str
+    n: int
+    min: int | None
+    mean: float | None
+    max: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +182,30 @@ class PromptDataset:
         )
         return PromptDataset(tuple(counted))
 
-    def print_stats(self, file: TextIO | None = None) -> None:
-        """Print number and token counts of each domain's prompts; to standard output if no file is given."""
+    def stats(self) -> tuple[DomainStats, ...]:
+        """Number and token counts of each domain's prompts."""
+        return tuple(_stats(domain, self.get_by_domain(domain)) for domain in self.domains)
+
+    def table(self, sources: Mapping[str, str] | None = None) -> str:
+        """Number and token counts of each domain's prompts as lines of text.
+
+        Args:
+            sources: where each domain's prompts came from, for a last column.
+        """
         width = max(20, *(len(domain) for domain in self.domains))
-        header = f"{'domain':<{width}}{'n':>5}{'min':>7}{'mean':>8}{'max':>7}"
-        lines = [header, "-" * len(header)]
-        for domain in self.domains:
-            prompts = self.get_by_domain(domain)
-            lines.append(f"{domain:<{width}}{len(prompts):>5}{_token_count_columns(prompts)}")
-        print("\n".join(lines), file=sys.stdout if file is None else file)
+        lines = [f"{'domain':<{width}}{'n':>5}{'min':>7}{'mean':>8}{'max':>7}"]
+        for row in self.stats():
+            lines.append(
+                f"{row.domain:<{width}}{row.n:>5}{_number(row.min):>7}{_number(row.mean):>8}{_number(row.max):>7}"
+            )
+        if sources is not None:
+            column = ("source", *(sources[domain] for domain in self.domains))
+            lines = [f"{line}  {source}" for line, source in zip(lines, column, strict=True)]
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+    def print_stats(self, file: TextIO | None = None) -> None:
+        """Print :meth:`table`; to standard output if no file is given."""
+        print(self.table(), file=sys.stdout if file is None else file)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -351,11 +377,17 @@ def _checked(prompt: Prompt) -> Prompt:
     return prompt
 
 
-def _token_count_columns(prompts: list[Prompt]) -> str:
+def _stats(domain: str, prompts: list[Prompt]) -> DomainStats:
     counts = [prompt.token_count for prompt in prompts if prompt.token_count is not None]
     if len(counts) < len(prompts):
-        return f"{'-':>7}{'-':>8}{'-':>7}"
-    return f"{min(counts):>7}{statistics.fmean(counts):>8.1f}{max(counts):>7}"
+        return DomainStats(domain, len(prompts), None, None, None)
+    return DomainStats(domain, len(prompts), min(counts), statistics.fmean(counts), max(counts))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _kind(value: object) -> str:

@@ -1,0 +1,281 @@
+"""``specprof prompts``: build prompts from public data sets, look at the packaged ones, check one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specprof import __version__
+from specprof.commands import narration, options
+from specprof.commands.narration import LOG
+from specprof.commands.sinks import printable
+from specprof.data import sources
+from specprof.data.prompts import DOMAINS, ChatTemplate, PromptDataset, builtin
+from specprof.data.sources import PER_DOMAIN, TINY_PER_DOMAIN
+from specprof.errors import SpecprofError, UnavailableError, UsageError
+from specprof.experiments.store import check_file_writable
+from specprof.models import hub, loader
+
+SCHEMA = "specprof.prompts/1"
+NEW_TOKENS = 96
+"""What ``specprof run`` adds to a prompt unless told otherwise."""
+
+_TOKENIZER_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]
+_PROBE = "gpt2"
+_EXCERPT = 60
+_WARNINGS = 10
+_NO_LIMIT = 10**9  # tokenizers that know no context name a number far above this
+
+
+def prompts(
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="ID", help="Whose tokens are counted: hub id, directory or tiny_dev.")
+    ] = "tiny_dev",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the prompts to FILE as JSON.")
+    ] = None,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help=f"{TINY_PER_DOMAIN} prompts of each domain instead of {PER_DOMAIN}.")
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Which of the first 1000 rows of each data set are taken. [default: 0]"),
+    ] = None,
+    list_packaged: Annotated[bool, typer.Option("--list", help="List the packaged prompts.")] = False,
+    show: Annotated[str | None, typer.Option("--show", metavar="ID", help="Print a packaged prompt's text.")] = None,
+    check: Annotated[
+        str | None, typer.Option("--check", metavar="FILE", help="Check a prompt file of your own; - reads stdin.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens",
+            help="With --check: warn of prompts longer than this. "
+            f"[default: the tokenizer's context less the {NEW_TOKENS} tokens that run adds]",
+        ),
+    ] = None,
+    chat_template: Annotated[
+        str, typer.Option("--chat-template", help="auto or off: count tokens with the chat template as run does.")
+    ] = "auto",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no network: packaged prompts, and a tokenizer on this machine.")
+    ] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Build 150 prompts, 50 of each domain, and print how long they are.
+
+    The data sets: openai/openai_humaneval (code), tatsu-lab/alpaca (conversation) and cnn_dailymail 3.0.0
+    (summarization, articles cut to 512 tokens). Where one can't be had, that domain takes the packaged prompts, which
+    are also what --list and --show are about and what run decodes. Without --output nothing is written.
+
+    \b
+    specprof prompts --tokenizer gpt2 --output prompts.json
+    specprof prompts --show code_003
+    specprof prompts --check mine.jsonl --tokenizer ./my-model
+    """
+    narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
+    _check_flags(
+        looking={"--list": list_packaged, "--show": show is not None, "--check": check is not None},
+        building={"--output": output is not None, "--seed": seed is not None, "--tiny": tiny},
+    )
+    if max_tokens is not None and check is None:
+        raise UsageError("--max-tokens needs --check", "it is the length above which --check warns")
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"--max-tokens {max_tokens} is less than 1", "give 1 or more")
+    if chat_template not in ("auto", "off"):
+        raise UsageError(f"--chat-template {chat_template!r} is not a choice", "choices: auto, off")
+    template: ChatTemplate = "off" if chat_template == "off" else "auto"
+    ruler = partial(_Ruler.of, tokenizer, template, offline)
+    per_domain = TINY_PER_DOMAIN if tiny else PER_DOMAIN
+    if check is not None:
+        facts, text = _check(check, max_tokens, ruler)
+    elif show is not None:
+        facts, text = _show(show, ruler)
+    elif list_packaged:
+        facts, text = _list(per_domain, ruler)
+    else:
+        facts, text = _build(per_domain, seed or 0, output, offline, ruler)
+    header = {"schema": SCHEMA, "specprof_version": __version__, "tokenizer": tokenizer, "chat_template": template}
+    print(json.dumps(header | facts, indent=2) if as_json else printable(text))
+
+
+def _check_flags(looking: dict[str, bool], building: dict[str, bool]) -> None:
+    """Refuse two ways of looking at prompts at once, and flags that only make sense for building some."""
+    asked = [flag for flag, given in looking.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]} exclude each other", "give one of them")
+    for flag, given in building.items():
+        if asked and given and (asked[0], flag) != ("--list", "--tiny"):
+            raise UsageError(f"{flag} does not apply to {asked[0]}", f"leave out {asked[0]} to build prompts")
+
+
+# --- what is done
+
+
+def _build(
+    per_domain: int, seed: int, output: Path | None, offline: bool, ruler: Callable[[], _Ruler]
+) -> tuple[dict[str, Any], str]:
+    if output is not None:
+        check_file_writable(output)
+    measure = ruler()
+    why_not = _why_no_data_sets(offline)
+    if why_not is None:
+        LOG.info("reading %s", ", ".join(source.dataset for source in sources.SOURCES))
+    with loader.quiet_transformers():
+        dataset, origins = sources.build(measure.tokenizer, per_domain=per_domain, seed=seed, unavailable=why_not)
+    dataset = measure(dataset)
+    for origin in origins:
+        n = len(dataset.get_by_domain(origin.domain))
+        if origin.reason is None:
+            LOG.info("%s: %d prompts from %s", origin.domain, n, origin.source)
+        else:
+            LOG.info("%s: %d %s prompts, because %s", origin.domain, n, origin.source, origin.reason)
+    if output is not None:
+        dataset.save(output)
+        LOG.info("saved %d prompts: %s", len(dataset), output)
+    facts = {
+        "domains": [
+            dataclasses.asdict(stats) | {"source": origin.source, "reason": origin.reason}
+            for stats, origin in zip(dataset.stats(), origins, strict=True)
+        ],
+        "seed": seed,
+        "output": None if output is None else str(output),
+    }
+    return facts, dataset.table({origin.domain: origin.source for origin in origins})
+
+
+def _list(per_domain: int, ruler: Callable[[], _Ruler]) -> tuple[dict[str, Any], str]:
+    chosen = [prompt for domain in DOMAINS for prompt in builtin().get_by_domain(domain)[:per_domain]]
+    dataset = ruler()(PromptDataset(tuple(chosen)))
+    lines = [f"{'id':<20}{'domain':<16}{'tokens':>6}  text"]
+    for prompt in dataset:
+        words = " ".join(prompt.raw_text.split())
+        beginning = words if len(words) <= _EXCERPT else words[:_EXCERPT].rsplit(" ", 1)[0] + " ..."
+        lines.append(f"{prompt.prompt_id:<20}{prompt.domain:<16}{prompt.token_count:>6}  {beginning}")
+    return {"prompts": [dataclasses.asdict(prompt) for prompt in dataset]}, "\n".join(lines)
+
+
+def _show(prompt_id: str, ruler: Callable[[], _Ruler]) -> tuple[dict[str, Any], str]:
+    packaged = {prompt.prompt_id: prompt for prompt in builtin()}
+    if prompt_id not in packaged:
+        close = difflib.get_close_matches(prompt_id.lower(), packaged, n=3)
+        raise UsageError(
+            f"there is no packaged prompt {prompt_id!r}",
+            f"close to it: {', '.join(close)}" if close else "`specprof prompts --list` has the ids",
+        )
+    [prompt] = ruler()(PromptDataset((packaged[prompt_id],)))
+    LOG.info("%s: %d tokens", prompt.prompt_id, prompt.token_count)
+    return {"prompts": [dataclasses.asdict(prompt)]}, prompt.raw_text
+
+
+def _check(path: str, max_tokens: int | None, ruler: Callable[[], _Ruler]) -> tuple[dict[str, Any], str]:
+    own = PromptDataset.read(sys.stdin.buffer) if path == "-" else PromptDataset.load(path)
+    measure = ruler()
+    dataset = measure(own)
+    limit = measure.room if max_tokens is None else max_tokens
+    too_long = [prompt for prompt in dataset if limit is not None and (prompt.token_count or 0) > limit]
+    for prompt in too_long[:_WARNINGS]:
+        LOG.warning("%s is longer than %d tokens: it has %d", prompt.prompt_id, limit, prompt.token_count)
+    if len(too_long) > _WARNINGS:
+        LOG.warning("and %d more are longer", len(too_long) - _WARNINGS)
+    longer = "no length known to be too much" if limit is None else f"{len(too_long)} longer than {limit} tokens"
+    LOG.info("%s: %d prompts, %s", "standard input" if path == "-" else path, len(dataset), longer)
+    facts = {
+        "domains": [dataclasses.asdict(stats) for stats in dataset.stats()],
+        "file": path,
+        "max_tokens": limit,
+        "too_long": [prompt.prompt_id for prompt in too_long],
+    }
+    return facts, dataset.table()
+
+
+# --- what is needed for it
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruler:
+    """Measures prompts in a model's tokens."""
+
+    tokenizer: Any
+    template: ChatTemplate
+
+    @classmethod
+    def of(cls, name: str, template: ChatTemplate, offline: bool) -> _Ruler:
+        LOG.info("loading tokenizer: %s", name)
+        return cls(_load_tokenizer("tiny_dev/target" if name == "tiny_dev" else name, offline), template)
+
+    def __call__(self, dataset: PromptDataset) -> PromptDataset:
+        with loader.quiet_transformers():
+            return dataset.with_token_counts(self.tokenizer, chat_template=self.template)
+
+    @property
+    def room(self) -> int | None:
+        """Tokens a prompt may have if ``run`` is to add its own; None where the tokenizer names no context."""
+        context = self.tokenizer.model_max_length
+        return context - NEW_TOKENS if NEW_TOKENS < context < _NO_LIMIT else None
+
+
+def _load_tokenizer(model_id: str, offline: bool) -> Any:
+    """The tokenizer of a model; no weights are needed, and none are fetched.
+
+    Raises:
+        UsageError, UnavailableError, ResourceError: as :func:`specprof.models.hub.resolve`.
+    """
+    try:
+        if not model_id.strip() or (hub.local_directory(model_id) is None and not hub._is_hub_id(model_id)):
+            hub.resolve(model_id, offline=True)  # says what is wrong with the id
+        directory = hub.local_directory(model_id)
+        if directory is None:
+            directory = _fetch_tokenizer(model_id, offline or hub._offline_by_environment())
+        hub.check_tokenizer_files(directory, model_id)
+        return loader._load_tokenizer(directory, model_id, trust_remote_code=False)
+    except UnavailableError as error:
+        hint = error.hint.replace("--pair tiny_dev", "--tokenizer tiny_dev")
+        raise UnavailableError(error.message, hint) from error
+
+
+def _fetch_tokenizer(model_id: str, offline: bool) -> Path:
+    snapshot = hub._cached_snapshot(model_id, None, _TOKENIZER_PATTERNS)
+    if snapshot is not None and hub.tokenizer_files(snapshot):
+        return snapshot
+    if offline:
+        raise UnavailableError(
+            f"the tokenizer of {model_id} is not cached, and offline mode is on",
+            "run it once with a network (no --offline, no HF_HUB_OFFLINE), give a directory, or --tokenizer tiny_dev",
+        )
+    hub._ask(model_id, None, "is not cached")
+    return hub._download(model_id, None, _TOKENIZER_PATTERNS, "is not cached")
+
+
+def _why_no_data_sets(offline: bool) -> str | None:
+    """Why no data set can be had; None if they can be asked for.
+
+    The hub is asked once for all of them: without a network each would go on trying for half a minute.
+    """
+    if offline:
+        return "of --offline"
+    if hub._offline_by_environment():
+        return "offline mode is on"
+    missing = sources.missing_library()
+    if missing is not None:
+        return missing
+    try:
+        hub._ask(_PROBE, None, "is asked for")
+    except SpecprofError as error:
+        response = getattr(error.__cause__, "response", None)
+        if response is not None and response.status_code in (401, 403, 404):
+            return None  # a hub without this model is a hub: it may have the data sets
+        return error.message.removeprefix(f"{_PROBE} is asked for, and ")
+    return None
