@@ -256,7 +256,8 @@ def test_the_method_is_chosen_by_trial(drafters: tuple[str, str], best: str, mon
         method: load_arms(quick(drafter=drafter)).speculative
         for method, drafter in zip(arms.candidates, drafters, strict=True)
     }
-    prompts = encode_prompts(config, loaded(), [*PROMPTS, dataclasses.replace(PROMPTS[0], prompt_id="p3")])
+    many = [dataclasses.replace(PROMPTS[0], prompt_id=f"p{i}") for i in range(TRIAL_PROMPTS + 1)]
+    prompts = encode_prompts(config, loaded(), many)
     requests = _noted(monkeypatch, arms)
     chosen, finding = choose_method(config, dataclasses.replace(arms, candidates=candidates), prompts)
     assert chosen.vocab_method == best and chosen.speculative is candidates[best] and chosen.candidates == {}

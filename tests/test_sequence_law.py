@@ -255,16 +255,12 @@ POLICIES: dict[str, Callable[[], DraftLength]] = {
 REPETITIVE = (1, 2, 3, 2, 1, 3, 1, 2)
 
 SETTINGS: dict[str, Setting] = {
-    "K=1": Setting(5, 1, 4, Sampling(1.0), lambda: draft(5)),
     "K=2, cool": Setting(4, 2, 4, Sampling(0.7), lambda: draft(4)),
     "K=3, hot": Setting(4, 3, 6, Sampling(1.5), lambda: draft(4), compared=4),
     "K=5": Setting(4, 5, 8, Sampling(1.0), lambda: draft(4), compared=4),
-    "top-k": Setting(6, 2, 4, Sampling(1.0, top_k=3), lambda: draft(6)),
     "top-p": Setting(6, 2, 4, Sampling(1.5, top_p=0.8), lambda: draft(6)),
     "adversarial draft": Setting(4, 2, 4, Sampling(0.7), lambda: adversary(4)),
     "n-gram": Setting(4, 3, 5, Sampling(1.0), lambda: ngram(4), prompt=REPETITIVE, compared=4),
-    "draft with more rows": Setting(4, 2, 4, Sampling(1.0), lambda: draft(7, 4)),
-    "draft with fewer rows": Setting(5, 2, 4, Sampling(1.0), lambda: draft(3, 5)),
     "another vocabulary": Setting(3, 2, 4, Sampling(0.7), lambda: translated("spelt")),
     "another kind of vocabulary": Setting(5, 3, 5, Sampling(1.0), lambda: translated("pieces"), (1, 2, 3), compared=4),
     "adaptive K": Setting(4, lambda: AdaptiveK(3), 6, Sampling(1.0), lambda: draft(4), compared=4),

@@ -29,6 +29,8 @@ from specprof.data.prompts import DOMAINS, builtin
 from specprof.data.sources import SOURCES, Origin, build, cut, read_texts
 from specprof.models.loader import load_tokenizer, quiet_transformers
 
+pytestmark = pytest.mark.slow  # processes that import the datasets library
+
 BY_DOMAIN = {source.domain: source for source in SOURCES}
 REQUEST = "\n\nSummarize the above article:"
 
