@@ -234,20 +234,20 @@ def _load_tokenizer(model_id: str, offline: bool) -> Any:
         UsageError, UnavailableError, ResourceError: as :func:`specprof.models.hub.resolve`.
     """
     try:
-        if not model_id.strip() or (hub.local_directory(model_id) is None and not hub._is_hub_id(model_id)):
+        if not model_id.strip() or (hub.local_directory(model_id) is None and not hub.is_hub_id(model_id)):
             hub.resolve(model_id, offline=True)  # says what is wrong with the id
         directory = hub.local_directory(model_id)
         if directory is None:
-            directory = _fetch_tokenizer(model_id, offline or hub._offline_by_environment())
+            directory = _fetch_tokenizer(model_id, offline or hub.offline_by_environment())
         hub.check_tokenizer_files(directory, model_id)
-        return loader._load_tokenizer(directory, model_id, trust_remote_code=False)
+        return loader.read_tokenizer(directory, model_id, trust_remote_code=False)
     except UnavailableError as error:
         hint = error.hint.replace("--pair tiny_dev", "--tokenizer tiny_dev")
         raise UnavailableError(error.message, hint) from error
 
 
 def _fetch_tokenizer(model_id: str, offline: bool) -> Path:
-    snapshot = hub._cached_snapshot(model_id, None, _TOKENIZER_PATTERNS)
+    snapshot = hub.cached_snapshot(model_id, None, _TOKENIZER_PATTERNS)
     if snapshot is not None and hub.tokenizer_files(snapshot):
         return snapshot
     if offline:
@@ -255,8 +255,8 @@ def _fetch_tokenizer(model_id: str, offline: bool) -> Path:
             f"the tokenizer of {model_id} is not cached, and offline mode is on",
             "run it once with a network (no --offline, no HF_HUB_OFFLINE), give a directory, or --tokenizer tiny_dev",
         )
-    hub._ask(model_id, None, "is not cached")
-    return hub._download(model_id, None, _TOKENIZER_PATTERNS, "is not cached")
+    hub.ask(model_id, None, "is not cached")
+    return hub.download(model_id, None, _TOKENIZER_PATTERNS, "is not cached")
 
 
 def _why_no_data_sets(offline: bool) -> str | None:
@@ -266,13 +266,13 @@ def _why_no_data_sets(offline: bool) -> str | None:
     """
     if offline:
         return "of --offline"
-    if hub._offline_by_environment():
+    if hub.offline_by_environment():
         return "offline mode is on"
     missing = sources.missing_library()
     if missing is not None:
         return missing
     try:
-        hub._ask(_PROBE, None, "is asked for")
+        hub.ask(_PROBE, None, "is asked for")
     except SpecprofError as error:
         response = getattr(error.__cause__, "response", None)
         if response is not None and response.status_code in (401, 403, 404):

@@ -93,6 +93,11 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
         "can't be sampled with",
         "--temperature 0",
     ),
+    "threshold of no draft": (
+        ("--draft-threshold", "0.5", "--k", "0"),
+        "--draft-threshold does not apply to --k 0",
+        "--k 1 or more",
+    ),
     "draft of no use": (
         ("--draft", "tiny_dev/draft", "--target", "tiny_dev/target", "--drafter", "self"),
         "--draft does not apply to --drafter self",

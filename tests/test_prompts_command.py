@@ -103,7 +103,7 @@ def test_the_chat_template_counts_unless_it_is_off() -> None:
 
 
 def test_without_the_library_a_note_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_offline_by_environment", lambda: False)
+    monkeypatch.setattr(hub, "offline_by_environment", lambda: False)
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
     outcome = ok("prompts", "--tiny")
     said = "built-in prompts, because the datasets library is not installed (pip install 'specprof[datasets]')"

@@ -89,7 +89,7 @@ class DraftModel:
         self._generator = random_stream(self.model.device, "draft", request.seed, request.prompt_id, request.repetition)
 
     def propose(self, k: int) -> Draft:
-        k = self._make_room(k)
+        self._cache, k = with_room(self.model, self._cache, len(self._context), k)
         # After full acceptance the last drafted token is not in the cache yet: the first step then takes
         # it in together with the bonus token.
         step = torch.tensor(self._context[self._cache.length :], device=self.model.device)
@@ -119,19 +119,6 @@ class DraftModel:
         probs = probabilities(logits, self._sampling)
         return draw(probs, self._generator), probs
 
-    def _make_room(self, k: int) -> int:
-        """Room for k more tokens, or how many the draft's context still has room for.
-
-        One token of the target can be several of the draft, so how many there will be isn't known when
-        a generation begins.
-        """
-        length = len(self._context)
-        if self.model.max_context is not None:
-            k = max(0, min(k, self.model.max_context - length))
-        if length + k > self._cache.capacity:
-            self._cache = self._cache.extended(length + k - self._cache.length)
-        return k
-
     def observe(self, tokens: Sequence[int]) -> None:
         # What the cache holds beyond the old context are drafted tokens; the last emitted token is never among them.
         valid = len(self._context) + len(tokens) - 1
@@ -139,6 +126,19 @@ class DraftModel:
         settled = self.translation.settle(self._context)
         # The next step needs one token at least, also after one that means nothing to the draft.
         self._cache.truncate(min(self._cache.length, valid, settled, len(self._context) - 1))
+
+
+def with_room(model: ModelWrapper, cache: KVCache, length: int, k: int) -> tuple[KVCache, int]:
+    """A draft's cache with room for k tokens after ``length``, or for how many its context still has room for.
+
+    One token of the target can be several of the draft, so how many there will be isn't known when
+    a generation begins.
+    """
+    if model.max_context is not None:
+        k = max(0, min(k, model.max_context - length))
+    if length + k > cache.capacity:
+        cache = cache.extended(length + k - cache.length)
+    return cache, k
 
 
 class LayerSkip(DraftModel):

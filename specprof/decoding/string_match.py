@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from specprof.decoding.drafters import Draft
+from specprof.decoding.drafters import Draft, with_room
 from specprof.decoding.request import Request
 from specprof.errors import UsageError
 from specprof.models.kv_cache import KVCache
@@ -57,10 +57,10 @@ class StringMatch:
         self.model.extend(torch.tensor(self._context, device=self.model.device), self._cache)
 
     def propose(self, k: int) -> Draft:
-        self._drafted = self._write(k)
+        # While part of a character is unread, what the draft would write does not follow what the target wrote.
+        self._drafted = [] if self._unread else self._write(k)
         text = _continuation(self.model.tokenizer, self._context, self._drafted).rstrip(_UNFINISHED)
-        # While part of a character is unread, what the draft writes does not follow what the target wrote.
-        tokens = [] if self._unread else _encode_after(self.target_tokenizer, self._emitted, text)[:k]
+        tokens = _encode_after(self.target_tokenizer, self._emitted, text)[:k]
         # A tokenizer may know tokens that its model's head has no row for.
         tokens = tokens[: next((i for i, token in enumerate(tokens) if token >= self.target_size), k)]
         proposed = torch.tensor(tokens, dtype=torch.long, device=self.model.device)
@@ -69,15 +69,11 @@ class StringMatch:
 
     def _write(self, k: int) -> list[int]:
         """The k tokens that the draft finds most probable, one after the other."""
-        model = self.model
-        if model.max_context is not None:
-            k = max(0, min(k, model.max_context - len(self._context)))
-        if len(self._context) + k > self._cache.capacity:
-            self._cache = self._cache.extended(len(self._context) + k - self._cache.length)
-        step = torch.tensor(self._context[self._cache.length :], device=model.device)
+        self._cache, k = with_room(self.model, self._cache, len(self._context), k)
+        step = torch.tensor(self._context[self._cache.length :], device=self.model.device)
         written = []
         for _ in range(k):
-            step = model.extend(step, self._cache).argmax(-1)
+            step = self.model.extend(step, self._cache).argmax(-1)
             written.append(step)
         return torch.cat(written).tolist() if written else []
 
@@ -85,16 +81,14 @@ class StringMatch:
         before = len(self._emitted) - self._unread
         self._emitted.extend(tokens)
         text = _continuation(self.target_tokenizer, self._emitted[:before], self._emitted[before:])
-        if text.endswith(_UNFINISHED):
-            self._unread = len(self._emitted) - before
-            kept: list[int] = []
+        self._unread = len(self._emitted) - before if text.endswith(_UNFINISHED) else 0
+        if not self._unread:
+            kept, rest = self._agreed(text)
+            self._context += kept
+            valid = len(self._context)
+            self._context += _encode_after(self.model.tokenizer, self._context, rest)
         else:
-            self._unread = 0
-            kept, text = self._agreed(text)
-        valid = len(self._context) + len(kept)
-        self._context += kept + (
-            _encode_after(self.model.tokenizer, self._context + kept, text) if not self._unread else []
-        )
+            valid = len(self._context)
         self._cache.truncate(min(self._cache.length, valid, len(self._context) - 1))
 
     def _agreed(self, text: str) -> tuple[list[int], str]:

@@ -115,6 +115,8 @@ class RunConfig:
                 f"--draft-threshold does not apply to --drafter {self.drafter}: its tokens have no probabilities",
                 f"drafters that have them: {', '.join(WITH_PROBABILITIES)}",
             )
+        if self.draft_threshold and self.k == 0:
+            raise UsageError("--draft-threshold does not apply to --k 0: nothing is drafted", "give --k 1 or more")
         if self.vocab_method not in VOCAB_METHODS:
             raise UsageError(f"there is no vocab method {self.vocab_method!r}", f"methods: {', '.join(VOCAB_METHODS)}")
         if self.vocab_method != "auto" and self.drafter != "model":

@@ -101,12 +101,12 @@ def resolve(
             raise UsageError(f"{model_id} is a directory, it has no revision {revision!r}", "leave the revision out")
         check_model_directory(directory, model_id)
         return ResolvedModel(directory, model_id, None, "packaged" if model_id in PACKAGED_IDS else "local")
-    if not _is_hub_id(model_id):
+    if not is_hub_id(model_id):
         raise UnavailableError(
             f"{model_id!r} is neither an existing directory nor a hub id",
             "a hub id is NAME or OWNER/NAME, of letters, digits and . _ -",
         )
-    return _from_hub(model_id, revision, offline or _offline_by_environment(), remote_code)
+    return _from_hub(model_id, revision, offline or offline_by_environment(), remote_code)
 
 
 def check_model_directory(directory: Path, model_id: str) -> None:
@@ -325,7 +325,7 @@ def _corrupt(path: Path, model_id: str, why: str) -> UnavailableError:
 
 
 def _fetch_again(directory: Path, model_id: str) -> str:
-    if directory.parent.name == "snapshots" and _is_hub_id(model_id):
+    if directory.parent.name == "snapshots" and is_hub_id(model_id):
         return f"remove it from the cache with `hf cache rm model/{model_id}`, then run this again with a network"
     return f"copy or convert the model into {directory} again"
 
@@ -343,7 +343,7 @@ def _some(names: list[str]) -> str:
 
 def _from_hub(model_id: str, revision: str | None, offline: bool, remote_code: bool) -> ResolvedModel:
     wanted = [*_WANTED, "*.py"] if remote_code else _WANTED
-    snapshot = _cached_snapshot(model_id, revision, wanted)
+    snapshot = cached_snapshot(model_id, revision, wanted)
     missing = missing_files(snapshot) if snapshot else []
     if snapshot and not missing:
         check_model_directory(snapshot, model_id)
@@ -354,13 +354,13 @@ def _from_hub(model_id: str, revision: str | None, offline: bool, remote_code: b
             f"{_at(model_id, revision)} {state}, and offline mode is on",
             "run it once with a network (no --offline, no HF_HUB_OFFLINE), or give a local directory",
         )
-    _ask(model_id, revision, state)
-    snapshot = _download(model_id, revision, wanted, state)
+    ask(model_id, revision, state)
+    snapshot = download(model_id, revision, wanted, state)
     check_model_directory(snapshot, model_id)
     return ResolvedModel(snapshot, model_id, snapshot.name, "download")
 
 
-def _cached_snapshot(model_id: str, revision: str | None, wanted: list[str]) -> Path | None:
+def cached_snapshot(model_id: str, revision: str | None, wanted: list[str]) -> Path | None:
     """The cached snapshot, complete or not. Which files a load needs is for us to say: the
     hub's own verdict counts every file of the repository that matches."""
     from huggingface_hub import snapshot_download
@@ -379,7 +379,7 @@ def _cached_snapshot(model_id: str, revision: str | None, wanted: list[str]) -> 
     return Path(found)
 
 
-def _ask(model_id: str, revision: str | None, state: str) -> None:
+def ask(model_id: str, revision: str | None, state: str) -> None:
     """One request to the hub, answered within seconds or given up: is the repository there, and may we have it?
 
     It runs in a thread of its own because name resolution has no timeout. The hub's own
@@ -411,7 +411,8 @@ def _ask(model_id: str, revision: str | None, state: str) -> None:
         raise pickled_weights(model_id, pickles, model_id)
 
 
-def _download(model_id: str, revision: str | None, wanted: list[str], state: str) -> Path:
+def download(model_id: str, revision: str | None, wanted: list[str], state: str) -> Path:
+    """Fetch the files of a repository that match ``wanted`` into the cache; :func:`ask` first."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -532,14 +533,15 @@ def _quiet_hub() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _offline_by_environment() -> bool:
+def offline_by_environment() -> bool:
+    """Whether the hub's own variables forbid the network."""
     return any(
         os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     )
 
 
-def _is_hub_id(model_id: str) -> bool:
+def is_hub_id(model_id: str) -> bool:
     """The hub's rules for repository ids."""
     part = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
     well_formed = re.fullmatch(rf"(?:{part}/)?{part}", model_id) is not None

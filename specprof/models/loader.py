@@ -69,7 +69,7 @@ def load_model(
     device = choose_device(device)
     needed = memory_needed(found.directory, dtype, device, expanded_to=compute_dtype)
     require_memory(needed, device, f"{model_id} in {dtype}")
-    tokenizer = _load_tokenizer(found.directory, model_id, trust_remote_code)
+    tokenizer = read_tokenizer(found.directory, model_id, trust_remote_code)
     model = _load_weights(found.directory, model_id, config, dtype, device, compute_dtype, trust_remote_code)
     return model, tokenizer
 
@@ -84,7 +84,7 @@ def load_tokenizer(
     """
     found = hub.resolve(model_id, revision=revision, offline=offline, remote_code=trust_remote_code)
     hub.check_tokenizer_files(found.directory, model_id)
-    return _load_tokenizer(found.directory, model_id, trust_remote_code)
+    return read_tokenizer(found.directory, model_id, trust_remote_code)
 
 
 def canonical_dtype(dtype: str) -> str:
@@ -352,7 +352,12 @@ def _is_causal(raw: dict[str, Any]) -> bool:
     return any(str(name).endswith(endings) for name in architectures)
 
 
-def _load_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> Any:
+def read_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> Any:
+    """The tokenizer whose files lie in ``directory``; nothing else of the model need be there.
+
+    Raises:
+        UnavailableError: the files make no tokenizer.
+    """
     try:
         with quiet_transformers():
             import transformers

@@ -13,13 +13,13 @@ from specprof.errors import SpecprofError, UnavailableError, UsageError
 from specprof.models import hub
 from specprof.models.int4 import keep_int4_layout, quantization_config, require_bitsandbytes
 from specprof.models.loader import (
-    _load_tokenizer,
     bytes_for,
     canonical_dtype,
     choose_device,
     compute_dtype,
     load_tokenizer,
     quiet_transformers,
+    read_tokenizer,
     require_memory,
 )
 
@@ -123,7 +123,7 @@ def random_tokenizer(model_id: str = "tiny_dev/target") -> Any:
     directory = hub.local_directory(model_id)
     if directory is not None and hub.tokenizer_files(directory):
         hub.check_tokenizer_files(directory, model_id)
-        return _load_tokenizer(directory, model_id, trust_remote_code=False)
+        return read_tokenizer(directory, model_id, trust_remote_code=False)
     return load_tokenizer("tiny_cross/draft" if model_id in _SENTENCEPIECE else "tiny_dev/target")
 
 
