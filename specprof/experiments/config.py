@@ -49,6 +49,8 @@ class RunConfig:
     baseline: bool = True
     device: str | None = None
     """None chooses: cuda where there is one, else cpu."""
+    device_map: str | None = None
+    """``auto`` spreads each model over several GPUs."""
     forward: str = "auto"
     ignore_eos: bool = False
     detail: bool = False
@@ -81,8 +83,22 @@ class RunConfig:
             )
         if self.forward not in ("auto", "own", "hf"):
             raise UsageError(f"there is no forward {self.forward!r}", "forwards: auto, own, hf")
+        self._check_device_map()
         if self.chat_template not in ("auto", "off"):
             raise UsageError(f"--chat-template {self.chat_template!r} is not a choice", "choices: auto, off")
+
+    def _check_device_map(self) -> None:
+        if self.device_map is None:
+            return
+        if self.device_map != "auto":
+            raise UsageError(f"there is no device map {self.device_map!r}", "device maps: auto")
+        for given, flag, why in (
+            (self.device not in (None, "cuda"), f"--device {self.device}", "which is one device"),
+            (self.forward == "own", "--forward own", "which runs on one device"),
+            (self.random_weights, "--random-weights", "which are made on one device"),
+        ):
+            if given:
+                raise UsageError(f"--device-map auto excludes {flag}, {why}", f"leave out --device-map or {flag}")
 
     def _check_length(self) -> None:
         if self.k == "auto":
