@@ -68,6 +68,17 @@ class Arms:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What several arms can be made of."""
+
+    target: ModelWrapper
+    draft: ModelWrapper | None
+    vocabulary: VocabularyVerdict | None
+    """Of a draft model and the target."""
+    load_peak_bytes: int
+
+
 def load_arms(config: RunConfig) -> Arms:
     """Load what the configuration names and check that it fits together.
 
@@ -76,22 +87,50 @@ def load_arms(config: RunConfig) -> Arms:
         IncompatiblePairError: the vocabularies have too little in common.
         UsageError: k is larger than the context.
     """
+    verdict = compared_vocabularies(config)
+    if verdict is not None:
+        vocabulary_methods(config, verdict)  # a pair that can't work is refused before its weights are read
+    return make_arms(config, load_models(config, verdict))
+
+
+def compared_vocabularies(config: RunConfig) -> VocabularyVerdict | None:
+    """Of the draft model and the target, None without a draft model."""
+    if config.drafter != "model":
+        return None
+    return vocabulary_verdict(
+        config.pair,
+        revision=config.revision,
+        offline=config.offline,
+        trust_remote_code=config.trust_remote_code,
+        random_weights=config.random_weights,
+    )
+
+
+def load_models(config: RunConfig, verdict: VocabularyVerdict | None) -> Models:
+    """The target, and the draft model if the configuration drafts with one.
+
+    Raises:
+        UnavailableError, ResourceError: a model can't be had, or doesn't fit.
+    """
     device = loader.choose_device(config.device)
     memory = PeakMemory(device)
     memory.start()
-    verdict: VocabularyVerdict | None = None
-    methods: tuple[str, ...] = ()
-    if config.drafter == "model":
-        verdict = vocabulary_verdict(
-            config.pair,
-            revision=config.revision,
-            offline=config.offline,
-            trust_remote_code=config.trust_remote_code,
-            random_weights=config.random_weights,
-        )
-        methods = vocabulary_methods(config, verdict)
     target = _load(config, "target", device)
     draft = _load(config, "draft", device, share_with=target) if config.drafter == "model" else None
+    return Models(target, draft, verdict, memory.stop("load"))
+
+
+def make_arms(config: RunConfig, models: Models) -> Arms:
+    """The decoders of one configuration, over models that several may share.
+
+    Raises:
+        IncompatiblePairError: the vocabularies have too little in common for it.
+        UsageError: k is larger than the context, or a drafter the target doesn't offer.
+    """
+    target, draft, verdict = models.target, models.draft, models.vocabulary
+    if config.drafter != "model":
+        draft, verdict = None, None
+    methods = () if verdict is None else vocabulary_methods(config, verdict)
     for wrapper in filter(None, (target, draft)):
         if wrapper.max_context is not None and config.longest_draft >= wrapper.max_context:
             raise UsageError(
@@ -108,14 +147,13 @@ def load_arms(config: RunConfig) -> Arms:
         )
         for method in methods or ("",)
     }
-    load_peak = memory.stop("load")
     return Arms(
         target,
         draft,
         AutoregressiveDecoder(target),
         next(iter(candidates.values())),
         target.tokenizer,
-        load_peak,
+        models.load_peak_bytes,
         tuple(_notes(config, target, draft, verdict)),
         verdict,
         next(iter(methods), None),
@@ -167,6 +205,7 @@ def _load(config: RunConfig, role: str, device: torch.device, share_with: ModelW
             model_id,
             dtype,
             device,
+            device_map=config.device_map,
             compute_dtype=expanded_to,
             revision=config.revision if is_target or same_model else None,
             offline=config.offline,

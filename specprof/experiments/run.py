@@ -138,8 +138,15 @@ def warm_up_steps(config: RunConfig, prompts: Sequence[EncodedPrompt]) -> int:
     return 1 + config.num_arms * min(config.warmup, len(prompts))
 
 
-def warm_up(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], tick: Callable[[], None]) -> None:
-    """Run every shape of every arm before anything is measured.
+def warm_up(
+    config: RunConfig,
+    arms: Arms,
+    prompts: Sequence[EncodedPrompt],
+    tick: Callable[[], None] = lambda: None,
+    *,
+    decoders: Sequence[Decoder] | None = None,
+) -> None:
+    """Run every shape of every arm (or of some decoders) before anything is measured.
 
     First passes allocate, choose kernels and fault pages in; left inside they would be charged to
     whichever arm came first. ``tick`` is called after each step.
@@ -152,7 +159,7 @@ def warm_up(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], tic
     # K auto tries every K in its first rounds, which takes more of them.
     length = max(WARMUP_TOKENS, config.max_new_tokens) if config.k == "auto" else WARMUP_TOKENS
     for prompt in prompts[: config.warmup]:
-        for decoder in _order(config, arms, 0):
+        for decoder in decoders or _order(config, arms, 0):
             _decode(config, arms, decoder, prompt, -1, length)
             tick()
 

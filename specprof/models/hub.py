@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -30,13 +31,15 @@ _PAIRS = Path(__file__).parent / "pairs"
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+_WITHOUT_WEIGHTS = ["*.json", "*.model", "*.txt", "*.jinja"]
+_WANTED = ["*.safetensors", *_WITHOUT_WEIGHTS]
 # Subfolders hold other formats (onnx/, original/); consolidated* is Mistral's second copy of the same weights.
 _UNWANTED = ["*/*", "consolidated*.safetensors"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _ANSWER_SECONDS = 2.5
 _MAX_HEADER_BYTES = 100_000_000
+_SAMPLE_BYTES = 1 << 20
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
@@ -93,20 +96,25 @@ def resolve(
         UnavailableError: missing, gated, offline, incomplete, pickled or corrupt; within 5 s if there is no network.
         ResourceError: the cache can't be written.
     """
-    if not model_id.strip():
-        raise UsageError("the model id is empty", "give a hub id such as gpt2, or a directory")
-    directory = local_directory(model_id)
-    if directory is not None:
-        if revision is not None:
-            raise UsageError(f"{model_id} is a directory, it has no revision {revision!r}", "leave the revision out")
-        check_model_directory(directory, model_id)
-        return ResolvedModel(directory, model_id, None, "packaged" if model_id in PACKAGED_IDS else "local")
-    if not is_hub_id(model_id):
-        raise UnavailableError(
-            f"{model_id!r} is neither an existing directory nor a hub id",
-            "a hub id is NAME or OWNER/NAME, of letters, digits and . _ -",
-        )
-    return _from_hub(model_id, revision, offline or offline_by_environment(), remote_code)
+    directory = _named_directory(model_id, revision)
+    if directory is None:
+        return _from_hub(model_id, revision, offline or offline_by_environment(), remote_code)
+    check_model_directory(directory, model_id)
+    return ResolvedModel(directory, model_id, None, "packaged" if model_id in PACKAGED_IDS else "local")
+
+
+def resolve_tokenizer(
+    model_id: str, *, revision: str | None = None, offline: bool = False, remote_code: bool = False
+) -> Path:
+    """The directory of a model's tokenizer files; weights need not be there, and none are fetched.
+
+    Takes and raises what :func:`resolve` does.
+    """
+    directory = _named_directory(model_id, revision)
+    if directory is None:
+        directory = _tokenizer_from_hub(model_id, revision, offline or offline_by_environment(), remote_code)
+    check_tokenizer_files(directory, model_id)
+    return directory
 
 
 def check_model_directory(directory: Path, model_id: str) -> None:
@@ -172,6 +180,24 @@ def missing_files(directory: Path) -> list[str]:
     return missing
 
 
+def fingerprint(directory: Path) -> str:
+    """12 hexadecimal digits that tell a model without a commit from its retrained self.
+
+    Of small files the whole contents, of weights their size and three samples: training changes all of them.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.suffix not in (".json", ".safetensors", ".model", ".txt", ".jinja") or not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for start in sorted({0, size // 2, max(size - _SAMPLE_BYTES, 0)}):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:12]
+
+
 def weight_bytes(directory: Path) -> int:
     """Bytes of all tensors in the safetensors files, from their headers."""
     return sum(tensor.num_bytes for tensor in stored_tensors(directory, str(directory)))
@@ -193,6 +219,21 @@ def stored_tensors(directory: Path, model_id: str) -> list[StoredTensor]:
 
 
 # --- local files
+
+
+def _named_directory(model_id: str, revision: str | None) -> Path | None:
+    """The directory that an id names; None if it is the id of a hub repository."""
+    if not model_id.strip():
+        raise UsageError("the model id is empty", "give a hub id such as gpt2, or a directory")
+    directory = local_directory(model_id)
+    if directory is not None and revision is not None:
+        raise UsageError(f"{model_id} is a directory, it has no revision {revision!r}", "leave the revision out")
+    if directory is None and not is_hub_id(model_id):
+        raise UnavailableError(
+            f"{model_id!r} is neither an existing directory nor a hub id",
+            "a hub id is NAME or OWNER/NAME, of letters, digits and . _ -",
+        )
+    return directory
 
 
 def local_directory(model_id: str) -> Path | None:
@@ -358,6 +399,20 @@ def _from_hub(model_id: str, revision: str | None, offline: bool, remote_code: b
     snapshot = download(model_id, revision, wanted, state)
     check_model_directory(snapshot, model_id)
     return ResolvedModel(snapshot, model_id, snapshot.name, "download")
+
+
+def _tokenizer_from_hub(model_id: str, revision: str | None, offline: bool, remote_code: bool) -> Path:
+    wanted = [*_WITHOUT_WEIGHTS, "*.py"] if remote_code else _WITHOUT_WEIGHTS
+    snapshot = cached_snapshot(model_id, revision, wanted)
+    if snapshot is not None and tokenizer_files(snapshot):
+        return snapshot
+    if offline:
+        raise UnavailableError(
+            f"the tokenizer of {_at(model_id, revision)} is not cached, and offline mode is on",
+            "run it once with a network (no --offline, no HF_HUB_OFFLINE), give a directory, or --pair tiny_dev",
+        )
+    ask(model_id, revision, "is not cached")
+    return download(model_id, revision, wanted, "is not cached")
 
 
 def cached_snapshot(model_id: str, revision: str | None, wanted: list[str]) -> Path | None:

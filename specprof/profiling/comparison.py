@@ -557,7 +557,7 @@ def _measurement_warnings(results: Sequence[GenerationResult]) -> list[str]:
             f"{decoder}: {looping} of {_count(len(results), 'generation')} end in a loop, "
             "which flatters acceptance and speedup."
         )
-    steadiness = _relative_to_prompt(results)
+    steadiness = relative_to_prompt(results)
     change = drift(steadiness)
     if change is not None and abs(change) > MAX_DRIFT:
         direction = "slower" if change > 0 else "faster"
@@ -571,7 +571,7 @@ def _measurement_warnings(results: Sequence[GenerationResult]) -> list[str]:
     return warnings
 
 
-def _relative_to_prompt(results: Sequence[GenerationResult]) -> list[float]:
+def relative_to_prompt(results: Sequence[GenerationResult]) -> list[float]:
     """Seconds per round of each generation over its prompt's median, in time order.
 
     Prompts differ in context length and so in cost; repetitions of one prompt should not.

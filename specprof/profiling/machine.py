@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import specprof
+from specprof.errors import ResourceError
 
 T = TypeVar("T")
 
@@ -32,6 +35,43 @@ def describe() -> dict[str, Any]:
         "torch_threads": _quietly(_torch_threads),
         "gpu": _quietly(_gpu),
     }
+
+
+def machine_class(machine: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits over what has to be equal for two timings to be compared.
+
+    Args:
+        machine: of :func:`describe`. Processor or GPU, cores, threads and the versions of what computes count;
+            the driver, the kernel and this project's commit do not.
+    """
+    gpu = machine.get("gpu") or {}
+    same = {
+        "cpu": machine.get("cpu"),
+        "cores": machine.get("cores"),
+        "torch_threads": machine.get("torch_threads"),
+        "gpu": gpu.get("name"),
+        "cuda": gpu.get("cuda"),
+        "torch": machine.get("torch"),
+        "specprof": machine.get("specprof"),
+    }
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def describe_apart() -> dict[str, Any]:
+    """:func:`describe` from a process of its own: PyTorch, and a context on the GPU, stay out of this one.
+
+    Raises:
+        ResourceError: that process failed, as it does where PyTorch can't be imported.
+    """
+    command = [sys.executable, "-m", "specprof.profiling.machine"]
+    finished = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if finished.returncode != 0:
+        last = (finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"])[-1]
+        raise ResourceError(
+            f"this machine could not be described: {last}", 'check that `python -c "import torch"` works'
+        )
+    description: dict[str, Any] = json.loads(finished.stdout)
+    return description
 
 
 def _quietly(query: Callable[[], T]) -> T | None:
@@ -105,3 +145,7 @@ def _git_commit() -> str | None:
 def _output_of(*command: str) -> str | None:
     finished = subprocess.run(command, capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL)
     return finished.stdout.strip() or None if finished.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe()))

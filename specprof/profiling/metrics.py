@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from specprof.profiling.events import Event, FinishReason, Prefilled, PromptEnded, Round, RunStarted
 from specprof.profiling.statistics import percentile
@@ -141,8 +141,8 @@ class BenchmarkConfig:
     """
 
     model_pair_name: str
-    K: int | None
-    """Tokens drafted per round; 0 or None is autoregressive decoding."""
+    K: int | Literal["auto"] | None
+    """Tokens drafted per round, or ``auto``; 0 or None is autoregressive decoding."""
     temperature: float
     max_new_tokens: int
     prompt_domain: str
@@ -155,15 +155,33 @@ class BenchmarkConfig:
     forward: str = "auto"
     random_weights: bool = False
     synthetic_acceptance: float | None = None
+    k_max: int | None = None
+    draft_layers: int | None = None
+    draft_threshold: float = 0.0
+    vocab_method: str = "auto"
+    ignore_eos: bool = False
+    detail: bool = False
+    deterministic: bool = False
+    chat_template: str = "auto"
+    scale_layers: int | None = None
+    device_map: str | None = None
+    target_model_id: str | None = None
+    """Which models, and in which types; None: what the name of a registered pair says."""
+    draft_model_id: str | None = None
+    target_dtype: str | None = None
+    draft_dtype: str | None = None
+    target_revision: str | None = None
+    """Commit of the hub repository, or fingerprint of a directory: retrained weights are another cell."""
+    draft_revision: str | None = None
 
     def __post_init__(self) -> None:
         # A count that went through JSON or YAML as 4.0 and a temperature written 0 are still the same cell.
-        for name in ("K", "max_new_tokens", "seed", "top_k"):
+        for name in ("K", "max_new_tokens", "seed", "top_k", "k_max", "draft_layers", "scale_layers"):
             object.__setattr__(self, name, _whole(name, getattr(self, name)))
-        for name in ("temperature", "top_p", "synthetic_acceptance"):
+        for name in ("temperature", "top_p", "synthetic_acceptance", "draft_threshold"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else _finite(name, value))
-        if self.K is not None and self.K < 0:
+        if isinstance(self.K, int) and self.K < 0:
             raise ValueError(f"K is {self.K}; it must be 0 or more")
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; it must be 0 or more")
@@ -178,8 +196,24 @@ class BenchmarkConfig:
 
     @property
     def decoder_label(self) -> str:
-        """``AR``, or ``SD-K4``."""
+        """``AR``, ``SD-K4`` or ``SD-Kauto``."""
         return f"SD-K{self.K}" if self.K else BASELINE
+
+    def baseline(self) -> BenchmarkConfig:
+        """The autoregressive cell this one is compared with: the same but for everything that concerns drafting."""
+        return dataclasses.replace(
+            self,
+            K=0,
+            drafter="model",
+            k_max=None,
+            draft_layers=None,
+            draft_threshold=0.0,
+            vocab_method="auto",
+            detail=False,
+            draft_model_id=None,
+            draft_dtype=None,
+            draft_revision=None,
+        )
 
     def config_hash(self) -> str:
         """12 hexadecimal digits of the SHA-256 of the canonical JSON: the same in every process and key order.
@@ -401,9 +435,11 @@ def _known_fields(cls: type[Any], record: Mapping[str, Any], ignore: Iterable[st
     return {f.name: record[f.name] for f in fields if f.name in record}
 
 
-def _whole(name: str, value: Any) -> int | None:
-    if value is None and name == "K":
+def _whole(name: str, value: Any) -> int | Literal["auto"] | None:
+    if value is None and name in ("K", "k_max", "draft_layers", "scale_layers"):
         return None
+    if value == "auto" and name == "K":
+        return "auto"
     if isinstance(value, bool) or not isinstance(value, int | float) or value != math.floor(_finite(name, value)):
         raise ValueError(f"{name} is {value!r}; it must be a whole number")
     return int(value)
