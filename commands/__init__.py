@@ -15,7 +15,9 @@ import typer
 from specprof import __version__
 from specprof.commands.load import load
 from specprof.commands.prompts import prompts
+from specprof.commands.results import results
 from specprof.commands.run import run
+from specprof.commands.sweep import sweep
 from specprof.errors import SpecprofError
 
 INTERRUPTED = 130
@@ -32,6 +34,8 @@ app = typer.Typer(
 app.command()(run)
 app.command()(load)
 app.command()(prompts)
+app.command()(sweep)
+app.add_typer(results)
 
 
 def _print_version(wanted: bool) -> None:
@@ -57,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     _open_standard_streams()
     try:
-        code = app(arguments, prog_name="specprof", standalone_mode=False)
+        code = app(arguments, prog_name="specprof", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -113,5 +117,12 @@ def _one_line(text: str) -> str:
 
 
 def _subcommand(arguments: Sequence[str]) -> str:
+    """The words of ``arguments`` that say which help to read."""
     names = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    return next((f"{argument} " for argument in arguments if argument in names), "")
+    below = {command.name or "" for command in results.registered_commands}
+    for number, argument in enumerate(arguments):
+        if argument == results.info.name:
+            return " ".join([argument, *[word for word in arguments[number + 1 :] if word in below][:1], ""])
+        if argument in names:
+            return f"{argument} "
+    return ""

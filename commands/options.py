@@ -9,6 +9,14 @@ import typer
 
 Pair = Annotated[str | None, typer.Option("--pair", help="A registered pair, or one named in specprof.toml.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... [default: cuda if there is one]")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        metavar="auto",
+        help="auto: spread a model that is too large for one GPU over all of them, and main memory.",
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Use what is on this machine; ask no network.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of the (target) model.")]
 TrustRemoteCode = Annotated[
@@ -34,3 +42,4 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on stderr bu
 LogJson = Annotated[bool, typer.Option("--log-json", help="Narrate on stderr as JSON lines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 Color = Annotated[str, typer.Option("--color", help="auto, always or never.")]
+ResultsDir = Annotated[Path, typer.Option("--results-dir", envvar="SPECPROF_RESULTS", help="Where results are kept.")]

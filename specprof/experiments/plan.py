@@ -37,7 +37,12 @@ class Cell:
         return self.run.pair.name
 
     @property
+    def uses_draft_model(self) -> bool:
+        return self.run.k != 0 and self.run.drafter == "model"
+
+    @property
     def num_generations(self) -> int:
+        """Controls aside."""
         return len(self.prompts) * self.run.repetitions
 
 

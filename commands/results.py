@@ -1,0 +1,422 @@
+"""``specprof results``: list, show, remove and export what was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specprof.commands import narration, options
+from specprof.commands.narration import LOG, wants_color
+from specprof.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from specprof.experiments.results import Contents, ResultStore
+    from specprof.experiments.saved_runs import SavedRun
+    from specprof.experiments.summary import CellState
+
+SCHEMA = "specprof.results/1"
+CELL_SCHEMA = "specprof.cell/1"
+RUN_SCHEMA = "specprof.run/1"
+
+USAGE = UsageError.exit_code
+_CANDIDATES = 6
+_PIPE_WIDTH = 400
+"""Columns where nobody's window ends: no cell of a list is cut for want of room."""
+
+results = typer.Typer(
+    name="results",
+    help="List, show, remove and export what was measured.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@results.callback(invoke_without_command=True)
+def group(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
+
+
+@results.command("list")
+def list_(
+    pair: Annotated[str | None, typer.Option("--pair", help="Only cells and runs of this pair.")] = None,
+    domain: Annotated[str | None, typer.Option("--domain", help="Only cells of this domain.")] = None,
+    as_json: options.Json = False,
+    results_dir: options.ResultsDir = Path("results"),
+    color: options.Color = "auto",
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """The cells of sweeps, how far each is and how fast it was; then the runs.
+
+    \b
+    specprof results list --pair tiny_dev
+    specprof results list --json | jq '.cells[] | select(.state == "failed")'
+    """
+    narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
+    wants_color(color, sys.stdout)
+    from specprof.reports import results as report
+
+    contents, cells, runs = _read(results_dir)
+    cells = [s for s in cells if pair in (None, s.config.model_pair_name) and domain in (None, s.config.prompt_domain)]
+    runs = [run for run in runs if domain is None and pair in (None, run.pair)]
+    if as_json:
+        _print_json(
+            {
+                "schema": SCHEMA,
+                "cells": [report.cell_to_dict(state) for state in cells],
+                "runs": [report.run_to_dict(run) for run in runs],
+                "notes": contents.notes,
+            }
+        )
+        return
+    _warn(contents)
+    if cells or runs:
+        _print(report.render(cells, runs), color, pipe_width=_PIPE_WIDTH)
+    else:
+        LOG.info("nothing in %s is of that pair and domain", results_dir)
+
+
+@results.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="CELL|RUN", help="As listed; its beginning is enough.")],
+    as_json: options.Json = False,
+    results_dir: options.ResultsDir = Path("results"),
+    color: options.Color = "auto",
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """A cell beside its baseline, or a run, as `specprof run` shows it.
+
+    A cell measured on machines of several classes is named CELL@CLASS.
+    """
+    narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
+    wants_color(color, sys.stdout)
+    contents, cells, runs = _read(results_dir, with_rounds=True)
+    _warn(contents)
+    found, found_runs = _matching(name, cells, runs)
+    if len(found) + len(found_runs) > 1:
+        raise _ambiguous(name, [*found, *found_runs])
+    if found:
+        _show_cell(contents, found[0], as_json=as_json, color=color)
+    else:
+        _show_run(found_runs[0], as_json=as_json, color=color)
+
+
+@results.command("rm")
+def rm(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CELL|RUN]...", help="As listed; the beginning is enough.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All cells that failed or were skipped.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All cells and all runs.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")] = False,
+    results_dir: options.ResultsDir = Path("results"),
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Remove cells, with all their generations, and runs."""
+    narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
+    if bool(names) + failed + everything != 1:
+        raise UsageError("name what to remove, in one way", "cells or runs as listed, or --failed, or --all")
+    from specprof.experiments.results import FILE_NAME, ResultStore
+
+    _read(results_dir)  # says what is wrong before anything is locked or created
+    if not (results_dir / FILE_NAME).is_file():
+        _remove(None, results_dir, names or [], failed=failed, everything=everything, yes=yes)
+        return
+    with ResultStore.open(results_dir) as store:
+        _remove(store, results_dir, names or [], failed=failed, everything=everything, yes=yes)
+
+
+@results.command("export")
+def export(
+    parquet: Annotated[Path | None, typer.Option("--parquet", metavar="FILE", help="Write a Parquet file.")] = None,
+    csv: Annotated[str | None, typer.Option("--csv", metavar="FILE", help="Write a CSV file; - is stdout.")] = None,
+    results_dir: options.ResultsDir = Path("results"),
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Every generation as a row, controls included; docs/results.md describes the columns.
+
+    \b
+    specprof results export --parquet results.parquet
+    specprof results export --csv - | head
+    """
+    narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
+    if parquet is None and csv is None:
+        raise UsageError("nothing to export to", "give --parquet FILE, --csv FILE or both; --csv - is standard output")
+    from specprof.experiments.frame import load_results
+    from specprof.experiments.store import check_file_writable
+
+    files = [path for path in (parquet, None if csv in (None, "-") else Path(str(csv))) if path is not None]
+    for path in files:
+        check_file_writable(path)
+    if parquet is not None:
+        _check_pyarrow()
+    frame = load_results(results_dir)
+    if csv == "-":
+        frame.to_csv(sys.stdout, index=False, lineterminator="\n")
+    elif csv is not None:
+        _write_whole(Path(csv), lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
+    if parquet is not None:
+        _write_whole(parquet, lambda path: frame.to_parquet(path, index=False, engine="pyarrow"))
+    for path in files:
+        LOG.info("%s: %d generations", path, len(frame))
+
+
+# What there is, and what a name means
+
+
+def _read(directory: Path, *, with_rounds: bool = False) -> tuple[Contents, list[CellState], list[SavedRun]]:
+    """A store, its cells, and the runs beside it.
+
+    Raises:
+        UsageError: there is nothing of the kind.
+    """
+    from specprof.experiments.results import FILE_NAME, Contents, read_contents
+    from specprof.experiments.saved_runs import saved_runs
+    from specprof.experiments.summary import cell_states
+
+    runs = saved_runs(directory)
+    if runs and not (directory / FILE_NAME).exists():
+        return Contents(), [], runs
+    contents = read_contents(directory, with_rounds=with_rounds)
+    return contents, cell_states(contents), runs
+
+
+def _matching(
+    name: str, cells: Sequence[CellState], runs: Sequence[SavedRun]
+) -> tuple[list[CellState], list[SavedRun]]:
+    """The cells and runs that a name, or its beginning, means; a whole name means nothing else.
+
+    Raises:
+        UsageError: none.
+    """
+    config_hash, _, machine_class = name.partition("@")
+    placed = [state for state in cells if state.cell.machine_class.startswith(machine_class)]
+    whole = [state for state in placed if state.cell.config_hash == config_hash]
+    whole_runs = [run for run in runs if run.run_id == name]
+    if whole or whole_runs:
+        return whole, whole_runs
+    begun = [state for state in placed if name and state.cell.config_hash.startswith(config_hash)]
+    begun_runs = [run for run in runs if name and run.run_id.startswith(name)]
+    if begun or begun_runs:
+        return begun, begun_runs
+    raise UsageError(f"there is no cell and no run {name!r}", f"there are: {_some(_names([*cells, *runs]))}")
+
+
+def _ambiguous(name: str, found: Sequence[CellState | SavedRun]) -> UsageError:
+    return UsageError(f"{name!r} fits {len(found)} cells and runs", f"name one: {_some(_names(found))}")
+
+
+def _name(item: CellState | SavedRun) -> str:
+    from specprof.experiments.saved_runs import SavedRun
+
+    if isinstance(item, SavedRun):
+        return item.run_id
+    return "@".join(filter(None, (item.cell.config_hash, item.cell.machine_class)))
+
+
+def _names(items: Sequence[CellState | SavedRun]) -> list[str]:
+    """What to call each of several: a cell's class is named where its hash alone would not do."""
+    whole = [_name(item) for item in items]
+    short = [name.partition("@")[0] for name in whole]
+    return [part if short.count(part) == 1 else name for part, name in zip(short, whole, strict=True)]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _CANDIDATES
+    return ", ".join(names[:_CANDIDATES]) + (f" and {more} more" if more > 0 else "") if names else "none"
+
+
+# show
+
+
+def _show_cell(contents: Contents, state: CellState, *, as_json: bool, color: str) -> None:
+    from specprof.experiments.summary import compared
+    from specprof.reports import results as report
+
+    comparison = compared(contents, state)
+    if not as_json:
+        _print(report.render_cell(state, comparison), color)
+        return
+    machine = contents.machines.get(state.cell.machine_class)
+    document = report.cell_to_dict(state) | comparison.to_dict()
+    _print_json(
+        {"schema": CELL_SCHEMA}
+        | document
+        | {"models": state.cell.models, "machine": None if machine is None else machine.machine}
+    )
+
+
+def _show_run(run: SavedRun, *, as_json: bool, color: str) -> None:
+    from specprof.experiments.saved_runs import read_run
+    from specprof.reports import tables
+
+    saved = read_run(run.path)
+    comparison = saved.compared()
+    if not as_json:
+        _print(tables.render(comparison, title=saved.title, subtitle=saved.subtitle), color)
+        return
+    _print_json(
+        {
+            "schema": RUN_SCHEMA,
+            "specprof_version": saved.started.machine.get("specprof"),
+            "run_id": run.run_id,
+            "pair": run.pair,
+            "caveats": list(saved.asked.caveats),
+            **comparison.to_dict(),
+            "config": saved.started.config,
+            "machine": saved.started.machine,
+            "events_file": str(run.path),
+        }
+    )
+
+
+# rm
+
+
+def _remove(
+    store: ResultStore | None, directory: Path, names: Sequence[str], *, failed: bool, everything: bool, yes: bool
+) -> None:
+    from specprof.experiments.saved_runs import saved_runs
+    from specprof.experiments.summary import cell_states, orphaned
+
+    cells = [] if store is None else cell_states(store.contents)
+    chosen, runs = _to_remove(cells, saved_runs(directory), names, failed=failed, everything=everything)
+    if not chosen and not runs:
+        LOG.info("nothing to remove")
+        return
+    losing = orphaned(cells, chosen)
+    if losing:
+        LOG.warning("without their baseline these cells lose their speedup: %s", _some(_names(losing)))
+    generations = sum(state.num_done for state in chosen)
+    what = " and ".join(
+        [f"{_count(len(chosen), 'cell')} with {_count(generations, 'generation')}"] * bool(chosen)
+        + [_count(len(runs), "run")] * bool(runs)
+    )
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"removing {what} asks first, and there is no terminal", "--yes removes without asking")
+        if not _agreed(f"remove {what}?"):
+            LOG.info("nothing is removed")
+            return
+    if store is not None and chosen:
+        store.remove({(state.cell.config_hash, state.cell.machine_class) for state in chosen})
+    for run in runs:
+        try:
+            run.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"removing {run.path} failed: {error.strerror or error}", "check its permissions"
+            ) from error
+    LOG.info("removed %s", what)
+
+
+def _agreed(question: str) -> bool:
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _to_remove(
+    cells: Sequence[CellState], runs: Sequence[SavedRun], names: Sequence[str], *, failed: bool, everything: bool
+) -> tuple[list[CellState], list[SavedRun]]:
+    if everything:
+        return list(cells), list(runs)
+    if failed:
+        return [state for state in cells if state.state in ("failed", "skipped")], []
+    chosen: dict[str, CellState] = {}
+    chosen_runs: dict[str, SavedRun] = {}
+    for name in names:
+        some, some_runs = _matching(name, cells, runs)
+        # One cell, though it may have been measured on several machines.
+        if len({state.cell.config_hash for state in some}) + len(some_runs) > 1:
+            raise _ambiguous(name, [*some, *some_runs])
+        chosen |= {_name(state): state for state in some}
+        chosen_runs |= {run.run_id: run for run in some_runs}
+    return list(chosen.values()), list(chosen_runs.values())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+# Output
+
+
+def _warn(contents: Contents) -> None:
+    for note in contents.notes:
+        LOG.warning("%s", note)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    from specprof.reports.results import finite
+
+    print(json.dumps(finite(document), indent=2))
+
+
+def _print(shown: RenderableType, color: str, *, pipe_width: int = 100) -> None:
+    from specprof.reports import tables
+
+    terminal = sys.stdout.isatty()
+    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
+    width = min(shutil.get_terminal_size().columns, 140) if terminal else pipe_width
+    sys.stdout.write(tables.to_text(shown, width=width, color=wants_color(color, sys.stdout), ascii=ascii_only))
+
+
+def _check_pyarrow() -> None:
+    try:
+        import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError as error:
+        raise ResourceError("writing Parquet needs pyarrow", "pip install 'specprof[analysis]'") from error
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that is the old one or the new one, never a part.
+
+    Raises:
+        ResourceError: it can't be written.
+    """
+    target = path.resolve()
+    try:
+        if target.exists() and not target.is_file():  # a pipe or a device: nothing to put in its place
+            write(target)
+            return
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+        os.close(descriptor)
+        try:
+            write(Path(name))
+            if target.exists():
+                shutil.copymode(target, name)
+            else:
+                os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ResourceError(
+            f"writing {path} failed: {error.strerror or error}", "free some space or name another file"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,494 @@
+"""``specprof sweep``: every pair, domain, temperature, drafter and K, resumable."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specprof import __version__
+from specprof.commands import narration, options
+from specprof.commands.narration import LOG, wants_color
+from specprof.data.prompts import Prompt, PromptDataset, builtin
+from specprof.errors import ResourceError, UsageError
+from specprof.experiments.store import check_file_writable, new_run_id
+
+if TYPE_CHECKING:
+    from specprof.experiments.executors import Executor
+    from specprof.experiments.matrix import Matrix
+    from specprof.experiments.plan import Plan
+    from specprof.experiments.remaining import Remaining
+    from specprof.experiments.results import Contents
+    from specprof.experiments.sweep_config import SweepConfig
+
+SCHEMA = "specprof.sweep/1"
+SOME_FAILED = 7
+
+
+def sweep(
+    context: typer.Context,
+    config_file: Annotated[
+        Path | None, typer.Option("-c", "--config", metavar="FILE", help="A YAML file; flags win over it.")
+    ] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option("--pair", metavar="PAIR,...", help="Pairs, as for run. [default: tiny_dev]")
+    ] = None,
+    draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
+    k: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-k", "--k", metavar="K,...", help="Tokens drafted per round: 1,2,4  1-8  1-16*2  auto. [default: 1,2,4,8]"
+        ),
+    ] = None,
+    k_max: Annotated[int | None, typer.Option("--k-max", help="The most that auto drafts. [default: 8]")] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option("--domain", metavar="NAME,...", help="Domains of the prompts. [default: all]")
+    ] = None,
+    temperature: Annotated[
+        list[str] | None,
+        typer.Option("--temperature", metavar="T,...", help="Greedy is 0: 0,0.8  0-1+0.25. [default: 0]"),
+    ] = None,
+    drafter: Annotated[
+        list[str] | None,
+        typer.Option("--drafter", metavar="NAME,...", help="model, ngram, layerskip, self, random. [default: model]"),
+    ] = None,
+    draft_layers: Annotated[
+        int | None, typer.Option("--draft-layers", metavar="N", help="layerskip: how many layers draft.")
+    ] = None,
+    draft_threshold: Annotated[
+        float | None,
+        typer.Option("--draft-threshold", metavar="P", help="End a draft with the first token less sure than P."),
+    ] = None,
+    vocab_method: Annotated[
+        str | None, typer.Option("--vocab-method", help="A draft of another vocabulary: auto, tli or slem.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file.")
+    ] = None,
+    num_prompts: Annotated[
+        int | None, typer.Option("-n", "--num-prompts", help="At most this many prompts of each domain. [default: 10]")
+    ] = None,
+    reps: Annotated[
+        int | None, typer.Option("--reps", help="Times each prompt is decoded in a cell. [default: 3]")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="Length limit of each answer. [default: 96]")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this much probability mass.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of sampling, and of random weights. [default: 0]")] = None,
+    order_seed: Annotated[int, typer.Option("--order-seed", help="Of the order in which cells take turns.")] = 0,
+    warmup: Annotated[
+        int | None, typer.Option("--warmup", help="Prompts each decoder decodes before it is measured. [default: 1]")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for all models.")
+    ] = None,
+    device: options.Device = None,
+    forward: Annotated[str | None, typer.Option("--forward", help="own, hf or auto. [default: auto]")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Decode on to the length limit.")] = False,
+    detail: Annotated[bool, typer.Option("--detail", help="Record draft probabilities when greedy, too.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
+    ] = False,
+    chat_template: Annotated[str | None, typer.Option("--chat-template", help="auto or off. [default: auto]")] = None,
+    random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
+    synthetic_acceptance: Annotated[
+        float | None,
+        typer.Option("--synthetic-acceptance", metavar="A", help="Accept each draft token with probability A."),
+    ] = None,
+    offline: options.Offline = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what there is to do, what is done and how long it will take.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try cells again that failed or were skipped before.")
+    ] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first cell that fails.")] = False,
+    cell_timeout: Annotated[
+        float | None,
+        typer.Option("--cell-timeout", metavar="SECONDS", help="A cell that takes longer to measure has failed."),
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local (processes of this machine) or ray (a Ray cluster).")
+    ] = "local",
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", metavar="0,1,...", help="local: one worker on each of these GPUs.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", help="ray: workers. [default: one per GPU, else per node]")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="ray: the cluster. [default: RAY_ADDRESS, else this machine]")
+    ] = None,
+    as_json: options.Json = False,
+    output: options.Output = None,
+    results_dir: options.ResultsDir = Path("results"),
+    color: options.Color = "auto",
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Tell details on stderr, tracebacks of the workers among them.")
+    ] = False,
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a whole matrix: pairs, domains, temperatures, drafters and draft lengths.
+
+    Results go to RESULTS_DIR/records.jsonl, generation by generation. Run the same command again to go on where
+    it was stopped: what is there is not measured again.
+
+    Lists take commas; --k and --temperature also ranges: 1-4, 1-8+2 (steps of 2), 1-16*2 (doubling).
+
+    \b
+    specprof sweep --pair tiny_dev --k 1,2,4,8 -n 5 --reps 2
+    specprof sweep --config configs/tiny.yaml --dry-run
+    specprof results list
+    """
+    narration.set_up(detailed=verbose, quiet=quiet, as_json=log_json)
+    wants_color(color, sys.stdout)
+    if cell_timeout is not None and not 0 < cell_timeout < float("inf"):
+        raise UsageError(f"--cell-timeout {cell_timeout:g} is not a time", "give a number of seconds above 0")
+    from specprof.experiments.plan import make_plan
+    from specprof.experiments.sweep_config import SweepConfig
+    from specprof.profiling import machine
+
+    config = (SweepConfig() if config_file is None else SweepConfig.load(config_file)).with_flags(
+        pairs=_joined(pair),
+        draft=draft,
+        target=target,
+        k=_joined(k),
+        k_max=k_max,
+        domains=_joined(domain),
+        temperatures=_joined(temperature),
+        drafters=_joined(drafter),
+        draft_layers=draft_layers,
+        draft_threshold=draft_threshold,
+        vocab_method=vocab_method,
+        prompts=prompts,
+        num_prompts=num_prompts,
+        repetitions=reps,
+        max_new_tokens=max_new_tokens,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        warmup=warmup,
+        dtype=dtype,
+        device=device,
+        forward=forward,
+        ignore_eos=ignore_eos or None,
+        detail=detail or None,
+        deterministic=deterministic or None,
+        chat_template=chat_template,
+        random_weights=random_weights or None,
+        scale_layers=scale_layers,
+        synthetic_acceptance=synthetic_acceptance,
+        trust_remote_code=trust_remote_code or None,
+    )
+    if output is not None:
+        check_file_writable(output)
+    _check_executor(executor, gpus, workers, ray_address, config)
+    here = machine.describe_apart() if executor == "local" else None
+    if here is not None and config.device is not None:
+        _check_device(config.device, _num_gpus(here))
+    chosen = _executor(gpus, workers, ray_address, here)
+    shares_pairs = gpus is not None or here is None
+    plan = make_plan(
+        config,
+        _chosen_prompts(config),
+        offline=offline,
+        order_seed=order_seed,
+        split="baseline" if shares_pairs else "pair",
+    )
+    # Several GPUs or nodes need not be of one class.
+    machine_class = None if here is None or shares_pairs else machine.machine_class(here)
+    if dry_run:
+        _print_plan(plan, config, results_dir, machine_class, retry_failed=retry_failed, as_json=as_json, color=color)
+        return
+    if not plan.batches:
+        raise plan.unavailable[0].error
+
+    from specprof.commands.sweep_narration import SweepNarration
+    from specprof.experiments.records import SCHEMA as STORE_SCHEMA
+    from specprof.experiments.records import Session
+    from specprof.experiments.results import ResultStore
+    from specprof.experiments.sweep import Policy, Sweep
+
+    session = new_run_id()
+    bars = narration.stderr_is_terminal() and not (quiet or log_json)
+    with ResultStore.open(results_dir) as store:
+        for note in store.contents.notes:
+            LOG.warning("%s: %s", store.path, note)
+        remaining = _remaining(plan, store.contents, machine_class, retry_failed=retry_failed)
+        before = remaining.progress()
+        LOG.info(
+            "sweep: %d cells, %d done; %d of %d generations to make, into %s",
+            before.cells, before.cells_done, before.tasks - before.tasks_done, before.tasks, store.path,
+        )  # fmt: skip
+        if machine_class is not None and _measured_elsewhere(plan, store.contents, machine_class):
+            LOG.info(
+                "what the same sweep measured on another machine, or with other threads or versions, doesn't count"
+            )
+        if before.cells_failed:
+            LOG.warning("%s failed before; --retry-failed tries again", _cells(before.cells_failed))
+        if before.cells_done + before.cells_failed < before.cells:
+            command = shlex.join(["specprof", *(context.obj or [])])
+            store.append(Session(session, STORE_SCHEMA, __version__, _now(), order_seed, command))
+        policy = Policy(fail_fast=fail_fast, cell_timeout=cell_timeout)
+        try:
+            hashes = {cell.config_hash for cell in plan.cells}
+            with SweepNarration(before, store.contents, hashes, shown=bars) as watch:
+                Sweep(plan, remaining, store, chosen, watch, session=session, policy=policy).run()
+        except KeyboardInterrupt:
+            progress = remaining.progress()
+            LOG.warning(
+                "interrupted; %d of %d generations are done and kept in %s: the same command goes on",
+                progress.tasks_done, progress.tasks, store.path,
+            )  # fmt: skip
+            raise
+        finally:
+            chosen.close()
+
+    found = _matrices(plan, results_dir, machine_class)
+    document = _document(config, plan, remaining, found, session, results_dir)
+    if output is not None:
+        _write(output, document)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        from specprof.reports import matrix as report
+
+        _print(report.render(found), color)
+    LOG.info("results: %s", results_dir / "records.jsonl")
+    if len(remaining.failures) > before.cells_failed:
+        LOG.warning("%s failed; --retry-failed tries again", _cells(len(remaining.failures)))
+    if remaining.failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _measured_elsewhere(plan: Plan, contents: Contents, machine_class: str) -> bool:
+    hashes = {cell.config_hash for cell in plan.cells}
+    return any(key.config_hash in hashes and key.machine_class != machine_class for key in contents.generations)
+
+
+def _cells(number: int) -> str:
+    return f"{number} cell" if number == 1 else f"{number} cells"
+
+
+def _joined(values: list[str] | None) -> str | None:
+    """A flag given several times says as much as its values with commas between."""
+    return None if values is None else ",".join(values)
+
+
+def _chosen_prompts(config: SweepConfig) -> list[Prompt]:
+    """Prompts of the domains asked for, at most so many of each.
+
+    Raises:
+        UsageError: a file that holds no prompts, or none of a domain.
+    """
+    dataset = builtin() if config.prompts is None else PromptDataset.load(config.prompts)
+    chosen = []
+    for domain in config.domains or dataset.domains:
+        chosen += dataset.get_by_domain(domain)[: config.num_prompts]
+    return chosen
+
+
+def _check_executor(
+    name: str, gpus: str | None, workers: int | None, ray_address: str | None, config: SweepConfig
+) -> None:
+    """Refuse an executor that isn't, and flags of the other one.
+
+    Raises:
+        UsageError: says which.
+    """
+    if name not in ("local", "ray"):
+        raise UsageError(f"there is no executor {name!r}", "executors: local, ray")
+    for flag, value, belongs in (
+        ("--workers", workers, "ray"),
+        ("--ray-address", ray_address, "ray"),
+        ("--gpus", gpus, "local"),
+    ):
+        if value is not None and name != belongs:
+            raise UsageError(f"{flag} does not apply to --executor {name}", f"use it with --executor {belongs}")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} is less than 1", "give 1 or more")
+    if gpus is not None and config.device is not None and not config.device.startswith("cuda"):
+        raise UsageError(f"--gpus and --device {config.device} exclude each other", "leave --device out")
+
+
+def _check_device(device: str, num_gpus: int) -> None:
+    """Refuse before anything is written what no cell could be measured on.
+
+    Raises:
+        UsageError: no such kind of device.
+        ResourceError: this machine has none of it.
+    """
+    kind, colon, index = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not index.isdecimal()):
+        raise UsageError(f"there is no device {device!r}", "devices: cpu, cuda, cuda:N, mps")
+    if kind == "cuda" and int(index or 0) >= num_gpus:
+        raise ResourceError(
+            f"there is no device {device}: PyTorch finds {num_gpus} CUDA devices",
+            f"use cuda:0 to cuda:{num_gpus - 1}"
+            if num_gpus
+            else "use --device cpu, or install a CUDA build of torch and check `nvidia-smi`",
+        )
+
+
+def _executor(gpus: str | None, workers: int | None, ray_address: str | None, here: dict[str, Any] | None) -> Executor:
+    """Who does the work: Ray, unless it is done here.
+
+    Raises:
+        UsageError: what names no GPU.
+        ResourceError: Ray is not installed, or there is no such GPU.
+    """
+    if here is None:
+        from specprof.experiments.ray_executor import RayExecutor
+
+        return RayExecutor(workers, address=ray_address)
+    from specprof.experiments.executors import LocalExecutor
+
+    return LocalExecutor() if gpus is None else LocalExecutor(_gpu_numbers(gpus, _num_gpus(here)))
+
+
+def _gpu_numbers(gpus: str, found: int) -> list[int]:
+    from specprof.experiments.number_lists import parse_numbers, quoted
+
+    try:
+        numbers = [number for number in parse_numbers(gpus, name="--gpus") if isinstance(number, int)]
+    except UsageError:
+        numbers = []
+    if not numbers:
+        raise UsageError(f"--gpus {quoted(gpus)} names no GPUs", "name them by number: 0,1 or 0-3")
+    if max(numbers) >= found:
+        raise ResourceError(
+            f"there is no GPU {max(numbers)}: {found} found",
+            f"use 0 to {found - 1}" if found else "see `nvidia-smi`, or leave --gpus out",
+        )
+    return numbers
+
+
+def _num_gpus(here: dict[str, Any]) -> int:
+    return int((here.get("gpu") or {}).get("count") or 0)
+
+
+def _remaining(plan: Plan, contents: Contents, machine_class: str | None, *, retry_failed: bool) -> Remaining:
+    """What a store leaves to do; what failed before is left alone unless it is to be tried again."""
+    from specprof.experiments.remaining import Remaining
+
+    remaining = Remaining(plan, contents.generations, machine_class=machine_class)
+    if retry_failed:
+        return remaining
+    for cell in plan.cells:
+        for (config_hash, where), failure in contents.failures.items():
+            here = machine_class is None or where in (machine_class, "", None)
+            if config_hash == cell.config_hash and here and not remaining.is_done(cell):
+                remaining.close(cell, failure)
+    return remaining
+
+
+def _print_plan(
+    plan: Plan,
+    config: SweepConfig,
+    results_dir: Path,
+    machine_class: str | None,
+    *,
+    retry_failed: bool,
+    as_json: bool,
+    color: str,
+) -> None:
+    from specprof.experiments.estimate import estimate
+    from specprof.experiments.results import FILE_NAME, Contents, read_contents
+    from specprof.reports import plan as report
+
+    contents = read_contents(results_dir) if (results_dir / FILE_NAME).is_file() else Contents()
+    for note in contents.notes:
+        LOG.warning("%s: %s", results_dir / FILE_NAME, note)
+    remaining = _remaining(plan, contents, machine_class, retry_failed=retry_failed)
+    estimates = estimate(plan, remaining, contents.generations.values())
+    if as_json:
+        print(
+            json.dumps(
+                report.to_dict(plan, remaining, estimates) | {"config": config.model_dump(mode="json")}, indent=2
+            )
+        )
+    else:
+        _print(report.render(plan, remaining, estimates), color)
+
+
+def _matrices(plan: Plan, results_dir: Path, machine_class: str | None) -> list[Matrix]:
+    """What the store now says about the plan."""
+    from specprof.experiments.matrix import chosen, matrices
+    from specprof.experiments.results import read_contents
+
+    contents = read_contents(results_dir, with_rounds=True)
+    classes = {machine_class} if machine_class else set(contents.machines)
+    keys = {task.key(name) for task in plan.tasks for name in classes}
+    hashes = {cell.config_hash for cell in plan.cells}
+    found = matrices(chosen(contents, keys), hashes)
+    return [matrix for matrix in found if matrix.machine_class in {*classes, ""}]
+
+
+def _document(
+    config: SweepConfig,
+    plan: Plan,
+    remaining: Remaining,
+    found: list[Matrix],
+    session: str,
+    results_dir: Path,
+) -> dict[str, Any]:
+    from specprof.commands.sweep_narration import describe
+
+    progress = remaining.progress()
+    return {
+        "schema": SCHEMA,
+        "specprof_version": __version__,
+        "session": session,
+        "results": str(results_dir / "records.jsonl"),
+        "config": config.model_dump(mode="json"),
+        "num_cells": progress.cells,
+        "num_cells_done": progress.cells_done,
+        "num_cells_failed": progress.cells_failed,
+        "matrices": [matrix.to_dict() for matrix in found],
+        "failures": [
+            {
+                "config_hash": cell.config_hash,
+                "cell": describe(cell),
+                "reason": remaining.failures[cell.config_hash].reason,
+                "message": remaining.failures[cell.config_hash].message,
+                "hint": remaining.failures[cell.config_hash].hint,
+            }
+            for cell in plan.cells
+            if not remaining.is_open(cell)
+        ],
+    }
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(
+            f"writing {path} failed: {error.strerror or error}", f"the results are kept: {document['results']}"
+        ) from error
+
+
+def _print(renderable: Any, color: str) -> None:
+    from specprof.reports.tables import to_text
+
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else 120
+    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
+    sys.stdout.write(to_text(renderable, width=width, color=wants_color(color, sys.stdout), ascii=ascii_only))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,175 @@
+"""The domain x K matrix of what a store holds: one comparison with the baseline for each draft length."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from specprof.experiments.records import CellStarted, Failure, Generation, GenerationKey
+from specprof.experiments.results import Contents
+from specprof.experiments.summary import last_failure
+from specprof.profiling.comparison import Comparison, compare, relative_to_prompt
+from specprof.profiling.metrics import BenchmarkConfig
+from specprof.profiling.statistics import drift
+
+DraftLength = int | Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A cell of the matrix that has no figure, or one of fewer generations than asked for."""
+
+    domain: str
+    k: DraftLength
+    num_done: int
+    num_expected: int
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One pair with one drafter at one temperature on one machine class: domains by draft lengths."""
+
+    config: BenchmarkConfig
+    """What all its cells have in common; K and domain are those of the first."""
+    machine_class: str
+    machine: dict[str, Any] | None
+    models: dict[str, Any]
+    caveats: tuple[str, ...]
+    domains: tuple[str, ...]
+    comparisons: dict[DraftLength, Comparison]
+    """By K: everything that was measured of it beside the baseline. Its ``domains`` are a column of the matrix."""
+    missing: tuple[Missing, ...]
+    drift: float | None
+    """Relative change of the baseline's speed from the first to the second half of the time it was measured in,
+    controls included; above 0 the machine became slower."""
+
+    @property
+    def title(self) -> str:
+        how = "greedy" if self.config.temperature == 0 else f"temperature {self.config.temperature:g}"
+        title = f"{self.config.model_pair_name}  {how}"
+        if self.config.drafter != "model":
+            title += f"  drafter {self.config.drafter}"
+        if self.config.draft_layers is not None:
+            title += f" ({self.config.draft_layers} layers)"
+        return title
+
+    def best(self, domain: str) -> DraftLength | None:
+        """The draft length with the largest speedup in a domain; None where none was measured."""
+        values = {}
+        for k, comparison in self.comparisons.items():
+            found = comparison.domains.get(domain)
+            if found and found.speedup_decode and found.speedup_decode.value is not None:
+                values[k] = found.speedup_decode.value
+        return max(values, key=lambda k: values[k]) if values else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "pair": self.config.model_pair_name,
+            "drafter": self.config.drafter,
+            "temperature": self.config.temperature,
+            "config": self.config.to_dict() | {"K": None, "prompt_domain": None},
+            "machine_class": self.machine_class,
+            "machine": self.machine,
+            "models": self.models,
+            "caveats": list(self.caveats),
+            "domains": list(self.domains),
+            "best_k": {domain: self.best(domain) for domain in self.domains},
+            "baseline_drift": self.drift,
+            "by_k": {str(k): comparison.to_dict() for k, comparison in self.comparisons.items()},
+            "missing": [dataclasses.asdict(missing) for missing in self.missing],
+        }
+
+
+def matrices(contents: Contents, wanted: Collection[str], *, seed: int = 0) -> list[Matrix]:
+    """Every matrix that cells make up.
+
+    Args:
+        contents: read with rounds.
+        wanted: config hashes; a candidate's baseline is found whether it is named or not.
+        seed: of the bootstrap.
+    """
+    groups: dict[tuple[BenchmarkConfig, str], list[CellStarted]] = defaultdict(list)
+    for cell in contents.cells.values():
+        config = BenchmarkConfig.from_dict(cell.config)
+        if cell.config_hash in wanted and config.K:
+            groups[_shared(config), cell.machine_class].append(cell)
+    generations: dict[tuple[str, str], list[Generation]] = defaultdict(list)
+    for generation in contents.generations.values():
+        generations[generation.config_hash, generation.machine_class].append(generation)
+    return [_matrix(contents, cells, machine_class, generations, seed) for (_, machine_class), cells in groups.items()]
+
+
+def chosen(contents: Contents, keys: Collection[GenerationKey]) -> Contents:
+    """Only the generations asked for, of whatever else a store holds of the same cells."""
+    return dataclasses.replace(
+        contents, generations={key: value for key, value in contents.generations.items() if key in keys}
+    )
+
+
+def _shared(config: BenchmarkConfig) -> BenchmarkConfig:
+    return dataclasses.replace(config, K=0, k_max=None, prompt_domain="")
+
+
+def _matrix(
+    contents: Contents,
+    cells: Sequence[CellStarted],
+    machine_class: str,
+    generations: dict[tuple[str, str], list[Generation]],
+    seed: int,
+) -> Matrix:
+    configs = {cell.config_hash: BenchmarkConfig.from_dict(cell.config) for cell in cells}
+    baselines = {config.baseline().config_hash() for config in configs.values()}
+    lengths = sorted({config.K or 0 for config in configs.values()}, key=_by_length)
+    domains = tuple(dict.fromkeys(config.prompt_domain for config in configs.values()))
+    plain = _latest_texts(g for config_hash in baselines for g in generations[config_hash, machine_class])
+    measured = [generation for generation in plain if not generation.control]
+    comparisons = {}
+    missing = []
+    for k in lengths:
+        candidates = []
+        for cell in cells:
+            config = configs[cell.config_hash]
+            if k != config.K:
+                continue
+            done = _latest_texts(generations[cell.config_hash, machine_class])
+            candidates += done
+            expected = cell.num_prompts * cell.repetitions
+            if len(done) < expected:
+                failure = last_failure(contents, cell)
+                missing.append(Missing(config.prompt_domain, k, len(done), expected, failure))
+        if candidates:
+            both = sorted([*measured, *candidates], key=lambda generation: generation.sequence)
+            comparisons[k] = compare(
+                [generation.result for generation in both],
+                temperature=cells[0].config["temperature"],
+                domains={generation.prompt_id: generation.domain for generation in both},
+                seed=seed,
+            )
+    machine = contents.machines.get(machine_class)
+    return Matrix(
+        config=configs[cells[0].config_hash],
+        machine_class=machine_class,
+        machine=machine.machine if machine else None,
+        models=next((cell.models for cell in cells if cell.models), {}),
+        caveats=cells[0].caveats,
+        domains=domains,
+        comparisons=comparisons,
+        missing=tuple(missing),
+        drift=drift(relative_to_prompt([generation.result for generation in plain])),
+    )
+
+
+def _latest_texts(generations: Iterable[Generation]) -> list[Generation]:
+    """In the order they were made; of an id that stood for several texts in turn, those of the last text."""
+    ordered = sorted(generations, key=lambda generation: generation.sequence)
+    texts = {generation.prompt_id: generation.prompt_hash for generation in ordered}
+    return [generation for generation in ordered if texts[generation.prompt_id] == generation.prompt_hash]
+
+
+def _by_length(k: DraftLength) -> tuple[bool, DraftLength]:
+    return isinstance(k, str), k

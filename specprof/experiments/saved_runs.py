@@ -1,0 +1,174 @@
+"""Runs that ``specprof run`` kept, one file of events each."""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from specprof.errors import ResourceError, UsageError
+from specprof.experiments.records import check_round, checked, parse_object
+from specprof.experiments.results import FILE_NAME
+from specprof.profiling.comparison import Comparison, compare
+from specprof.profiling.events import Event, Round, RunEnded, RunStarted
+from specprof.profiling.metrics import GenerationResult, fold
+
+_EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
+_LAST_BYTES = 4096
+"""More than a :class:`RunEnded` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRun:
+    """What the first and the last line of its file say."""
+
+    run_id: str
+    path: Path
+    pair: str
+    k: int | str
+    temperature: float
+    num_prompts: int
+    repetitions: int
+    complete: bool
+    """False: it was interrupted, or is still going on."""
+
+
+def saved_runs(directory: Path) -> list[SavedRun]:
+    """The runs in a directory, the oldest first; files of other kinds are passed over."""
+    runs = []
+    for path in sorted(directory.glob("*.jsonl")):
+        if path.name != FILE_NAME and path.is_file():
+            run = _summary(path)
+            if run is not None:
+                runs.append(run)
+    return runs
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is read of a run's configuration."""
+
+    pair: dict[str, Any]
+    k: int | str
+    temperature: float
+    repetitions: int
+    prompts: tuple[dict[str, Any], ...]
+    seed: int = 0
+    drafter: str = "model"
+    draft_layers: int | None = None
+    vocab_method: str | None = None
+    models: dict[str, Any] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run's finished generations, and what it was asked for."""
+
+    started: RunStarted
+    asked: Asked
+    results: tuple[GenerationResult, ...]
+
+    def compared(self) -> Comparison:
+        """The comparison that the run itself printed, if it came so far."""
+        return compare(
+            self.results,
+            temperature=self.asked.temperature,
+            domains={str(prompt.get("prompt_id")): str(prompt.get("domain")) for prompt in self.asked.prompts},
+            seed=abs(self.asked.seed),
+        )
+
+    @property
+    def title(self) -> str:
+        asked = self.asked
+        how = "greedy" if asked.temperature == 0 else f"temperature {asked.temperature:g}"
+        title = f"{asked.pair.get('name')}  K = {asked.k}  {how}"
+        if asked.drafter != "model":
+            title += f"  drafter {asked.drafter}"
+        if asked.draft_layers is not None:
+            title += f" ({asked.draft_layers} layers)"
+        return title if asked.vocab_method is None else f"{title}  vocab method {asked.vocab_method}"
+
+    @property
+    def subtitle(self) -> str | None:
+        target = mapping(self.asked.models.get("target"))
+        what = f"{target['model']} on {target.get('device')}, {target.get('dtype')}" if "model" in target else None
+        return "; ".join(filter(None, (what, *self.asked.caveats))) or None
+
+
+def read_run(path: Path) -> FinishedRun:
+    """A run's file. A torn last line (its writer was stopped) is skipped.
+
+    Raises:
+        UsageError: the file is not a run, or is damaged.
+        ResourceError: it can't be read.
+    """
+    try:
+        events = _events(path)
+        started = next(events, None)
+        if not isinstance(started, RunStarted):
+            raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
+        return FinishedRun(started, Asked(**checked(Asked, started.config)), tuple(fold(events)))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}", "remove the run (`specprof results rm`)") from error
+    except OSError as error:
+        raise ResourceError(f"reading {path} failed: {error.strerror or error}", "check its permissions") from error
+
+
+def _events(path: Path) -> Iterator[Event]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield _event(line)
+            except ValueError as error:
+                if line.endswith(b"\n"):
+                    raise UsageError(
+                        f"line {number} of {path} is damaged: {error}", "remove the run (`specprof results rm`)"
+                    ) from error
+
+
+def _event(line: bytes) -> Event:
+    values = parse_object(line.decode())
+    cls = _EVENTS.get(str(values.get("event")))
+    if cls is None:
+        raise ValueError("it is not an event")
+    event = cls(**checked(cls, values))
+    if isinstance(event, Round):
+        check_round(event)
+    return event
+
+
+def _summary(path: Path) -> SavedRun | None:
+    try:
+        with open(path, "rb") as file:
+            started = _event(file.readline())
+            if not isinstance(started, RunStarted):
+                return None
+            asked = Asked(**checked(Asked, started.config))
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _LAST_BYTES))
+            last = file.readlines()[-1]
+    except (OSError, ValueError):
+        return None
+    try:
+        complete = isinstance(_event(last), RunEnded)
+    except ValueError:
+        complete = False
+    return SavedRun(
+        run_id=path.stem,
+        path=path,
+        pair=str(asked.pair.get("name", "")),
+        k=asked.k,
+        temperature=asked.temperature,
+        num_prompts=len(asked.prompts),
+        repetitions=asked.repetitions,
+        complete=complete,
+    )
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """What is expected to be an object, and in a damaged file may be anything."""
+    return value if isinstance(value, dict) else {}
