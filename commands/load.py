@@ -60,6 +60,7 @@ def load(
         ),
     ] = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     revision: options.Revision = None,
     offline: options.Offline = False,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -93,6 +94,7 @@ def load(
             "--dtype": dtype is not None,
             "--n-tokens": n_tokens is not None,
             "--device": device is not None,
+            "--device-map": device_map is not None,
             "--revision": revision is not None,
             "--offline": offline,
             "--trust-remote-code": trust_remote_code,
@@ -124,6 +126,7 @@ def load(
     how = RunConfig(
         pair=ModelPair(model, model, model) if model is not None else chosen_pair(pair, draft, target, dtype),
         device=device,
+        device_map=device_map,
         random_weights=random_weights,
         scale_layers=scale_layers,
         revision=revision,
@@ -179,7 +182,13 @@ def _load_pair(how: RunConfig, n_tokens: int) -> dict[str, Any]:
         _find(how, model_id, revision)
     from specprof.experiments.arms import load_arms
     from specprof.experiments.run import target_mass
-    from specprof.models.loader import available_memory, choose_device, memory_footprint_bytes, memory_needed
+    from specprof.models.loader import (
+        available_memory,
+        choose_device,
+        map_devices,
+        memory_footprint_bytes,
+        memory_needed,
+    )
 
     device, needed = choose_device(how.device), None
     if not how.random_weights:
@@ -187,7 +196,8 @@ def _load_pair(how: RunConfig, n_tokens: int) -> dict[str, Any]:
             memory_needed(hub.resolve(model_id, revision=revision, offline=how.offline).directory, dtype, device)
             for model_id, dtype, revision in roles.values()
         )
-    available = available_memory(device)
+    places = [device] if how.device_map is None else map_devices(device, pair.target_dtype)
+    available = sum(map(available_memory, places))
     LOG.info("loading %s", pair.name)
     arms = load_arms(how)
     assert arms.draft is not None and arms.vocabulary is not None
@@ -197,7 +207,7 @@ def _load_pair(how: RunConfig, n_tokens: int) -> dict[str, Any]:
         mass = target_mass(arms, list(builtin().take(SAMPLE_TEXTS)))
     return {
         "pair": pair.name,
-        "device": str(device),
+        "device": ", ".join(map(str, places)),
         "models": {
             "target": _describe(arms.target, pair.target_dtype, n_tokens),
             "draft": _describe(arms.draft, pair.draft_dtype, 0),

@@ -29,7 +29,6 @@ SCHEMA = "specprof.prompts/1"
 NEW_TOKENS = 96
 """What ``specprof run`` adds to a prompt unless told otherwise."""
 
-_TOKENIZER_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]
 _PROBE = "gpt2"
 _EXCERPT = 60
 _WARNINGS = 10
@@ -41,10 +40,17 @@ def prompts(
         str, typer.Option("--tokenizer", metavar="ID", help="Whose tokens are counted: hub id, directory or tiny_dev.")
     ] = "tiny_dev",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the prompts to FILE as JSON.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE.json",
+            help="Write the prompts to FILE.json, and the tiny set beside it, to FILE_tiny.json.",
+        ),
     ] = None,
     tiny: Annotated[
-        bool, typer.Option("--tiny", help=f"{TINY_PER_DOMAIN} prompts of each domain instead of {PER_DOMAIN}.")
+        bool,
+        typer.Option("--tiny", help=f"Only the tiny set: {TINY_PER_DOMAIN} prompts of each domain, not {PER_DOMAIN}."),
     ] = False,
     seed: Annotated[
         int | None,
@@ -78,7 +84,8 @@ def prompts(
 
     The data sets: openai/openai_humaneval (code), tatsu-lab/alpaca (conversation) and cnn_dailymail 3.0.0
     (summarization, articles cut to 512 tokens). Where one can't be had, that domain takes the packaged prompts, which
-    are also what --list and --show are about and what run decodes. Without --output nothing is written.
+    are also what --list and --show are about and what run decodes. Without --output nothing is written; with it
+    the tiny set, the first 5 of each domain, is a file of its own besides.
 
     \b
     specprof prompts --tokenizer gpt2 --output prompts.json
@@ -142,9 +149,11 @@ def _build(
             LOG.info("%s: %d prompts from %s", origin.domain, n, origin.source)
         else:
             LOG.info("%s: %d %s prompts, because %s", origin.domain, n, origin.source, origin.reason)
-    if output is not None:
-        dataset.save(output)
-        LOG.info("saved %d prompts: %s", len(dataset), output)
+    tiny_output = None if output is None or per_domain == TINY_PER_DOMAIN else _beside(output)
+    for path, written in ((output, dataset), (tiny_output, _first(dataset, TINY_PER_DOMAIN))):
+        if path is not None:
+            written.save(path)
+            LOG.info("saved %d prompts: %s", len(written), path)
     facts = {
         "domains": [
             dataclasses.asdict(stats) | {"source": origin.source, "reason": origin.reason}
@@ -152,13 +161,23 @@ def _build(
         ],
         "seed": seed,
         "output": None if output is None else str(output),
+        "tiny_output": None if tiny_output is None else str(tiny_output),
     }
     return facts, dataset.table({origin.domain: origin.source for origin in origins})
 
 
+def _beside(output: Path) -> Path | None:
+    """Where the tiny set goes; None if the output is no place that something can lie beside (a pipe, a device)."""
+    return output.with_stem(f"{output.stem}_tiny") if output.is_file() or not output.exists() else None
+
+
+def _first(dataset: PromptDataset, per_domain: int) -> PromptDataset:
+    chosen = [prompt for domain in DOMAINS for prompt in dataset.get_by_domain(domain)[:per_domain]]
+    return PromptDataset(tuple(chosen))
+
+
 def _list(per_domain: int, ruler: Callable[[], _Ruler]) -> tuple[dict[str, Any], str]:
-    chosen = [prompt for domain in DOMAINS for prompt in builtin().get_by_domain(domain)[:per_domain]]
-    dataset = ruler()(PromptDataset(tuple(chosen)))
+    dataset = ruler()(_first(builtin(), per_domain))
     lines = [f"{'id':<20}{'domain':<16}{'tokens':>6}  text"]
     for prompt in dataset:
         words = " ".join(prompt.raw_text.split())
@@ -214,7 +233,12 @@ class _Ruler:
     @classmethod
     def of(cls, name: str, template: ChatTemplate, offline: bool) -> _Ruler:
         LOG.info("loading tokenizer: %s", name)
-        return cls(_load_tokenizer("tiny_dev/target" if name == "tiny_dev" else name, offline), template)
+        try:
+            tokenizer = loader.load_tokenizer("tiny_dev/target" if name == "tiny_dev" else name, offline=offline)
+        except UnavailableError as error:
+            hint = error.hint.replace("--pair tiny_dev", "--tokenizer tiny_dev")
+            raise UnavailableError(error.message, hint) from error
+        return cls(tokenizer, template)
 
     def __call__(self, dataset: PromptDataset) -> PromptDataset:
         with loader.quiet_transformers():
@@ -225,38 +249,6 @@ class _Ruler:
         """Tokens a prompt may have if ``run`` is to add its own; None where the tokenizer names no context."""
         context = self.tokenizer.model_max_length
         return context - NEW_TOKENS if NEW_TOKENS < context < _NO_LIMIT else None
-
-
-def _load_tokenizer(model_id: str, offline: bool) -> Any:
-    """The tokenizer of a model; no weights are needed, and none are fetched.
-
-    Raises:
-        UsageError, UnavailableError, ResourceError: as :func:`specprof.models.hub.resolve`.
-    """
-    try:
-        if not model_id.strip() or (hub.local_directory(model_id) is None and not hub.is_hub_id(model_id)):
-            hub.resolve(model_id, offline=True)  # says what is wrong with the id
-        directory = hub.local_directory(model_id)
-        if directory is None:
-            directory = _fetch_tokenizer(model_id, offline or hub.offline_by_environment())
-        hub.check_tokenizer_files(directory, model_id)
-        return loader.read_tokenizer(directory, model_id, trust_remote_code=False)
-    except UnavailableError as error:
-        hint = error.hint.replace("--pair tiny_dev", "--tokenizer tiny_dev")
-        raise UnavailableError(error.message, hint) from error
-
-
-def _fetch_tokenizer(model_id: str, offline: bool) -> Path:
-    snapshot = hub.cached_snapshot(model_id, None, _TOKENIZER_PATTERNS)
-    if snapshot is not None and hub.tokenizer_files(snapshot):
-        return snapshot
-    if offline:
-        raise UnavailableError(
-            f"the tokenizer of {model_id} is not cached, and offline mode is on",
-            "run it once with a network (no --offline, no HF_HUB_OFFLINE), give a directory, or --tokenizer tiny_dev",
-        )
-    hub.ask(model_id, None, "is not cached")
-    return hub.download(model_id, None, _TOKENIZER_PATTERNS, "is not cached")
 
 
 def _why_no_data_sets(offline: bool) -> str | None:

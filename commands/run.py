@@ -96,6 +96,7 @@ def run(
         str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")
     ] = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     forward: Annotated[
         str, typer.Option("--forward", help="own (ours), hf (Hugging Face's) or auto (own where it can).")
     ] = "auto",
@@ -166,6 +167,7 @@ def run(
         repetitions=reps,
         baseline=not no_baseline,
         device=device,
+        device_map=device_map,
         forward=forward,
         ignore_eos=ignore_eos,
         detail=detail,

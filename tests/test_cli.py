@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -15,7 +16,8 @@ import pytest
 
 from command_line import QUICK, Outcome, command, isolate, ok, process
 from specprof.commands.sinks import TextStream
-from specprof.models import hub
+from specprof.models import hub, loader
+from specprof.models.linear import by_rows
 from specprof.profiling.comparison import compare
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted, to_json_line
 from specprof.profiling.metrics import fold
@@ -25,9 +27,16 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 TARGET, DRAFT = (str(hub.local_directory(f"tiny_dev/{role}")) for role in ("target", "draft"))
 
 
+load_model_once = functools.cache(loader.load_model)
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     isolate(tmp_path, monkeypatch)
+    # Most of a short run's time goes to reading weights and to warming up, which other files are about.
+    monkeypatch.setattr(loader, "load_model", load_model_once)
+    monkeypatch.setattr("specprof.experiments.run.warm_shapes", lambda arms: None)
+    monkeypatch.setattr("specprof.models.linear.measure_forms", lambda weights, width: {by_rows: 0.0})
 
 
 def run(*arguments: str, **options: Any) -> Outcome:
@@ -43,7 +52,7 @@ def tokens(events: list[Event]) -> dict[str, list[int]]:
 # Standard output is data, standard error is narration
 
 
-@pytest.mark.parametrize("flags", [(), ("-q",), ("-v",), ("-vv",), ("--log-json",), ("--log-json", "-vv")])
+@pytest.mark.parametrize("flags", [(), ("-q",), ("-v",), ("-vv",), ("--log-json", "-vv")])
 def test_run_json_is_one_document_at_every_verbosity(flags: tuple[str, ...]) -> None:
     outcome = run("--json", *flags)
     assert outcome.document["schema"] == "specprof.run/1"
@@ -143,10 +152,15 @@ def test_o_writes_the_document_beside_the_table() -> None:
 # The table
 
 
+@functools.cache
+def default_events() -> list[Event]:
+    return run("--jsonl").events
+
+
 @pytest.fixture
 def replayed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The table of ever the same events, however it is printed."""
-    events = run("--jsonl").events
+    events = default_events()
     monkeypatch.setattr("specprof.experiments.run.measure", lambda *_: iter(events))
     return lambda *arguments, **options: run("-q", *arguments, **options).out
 
@@ -280,8 +294,9 @@ def test_prompts_given_one_by_one() -> None:
 )
 def test_prompts_from_a_file_and_from_stdin(name: str, text: str, domains: list[str]) -> None:
     Path(name).write_text(text, encoding="utf-8")
-    from_file = run("-n", "9", "--json", "--prompts", name).document
-    from_pipe = run("-n", "9", "--json", "--prompts", "-", stdin=text.encode()).document
+    short = ("-n", "9", "--no-baseline", "--drafter", "ngram", "--max-new-tokens", "1", "--json")
+    from_file = run(*short, "--prompts", name).document
+    from_pipe = run(*short, "--prompts", "-", stdin=text.encode()).document
     for document in (from_file, from_pipe):
         assert [p["domain"] for p in document["config"]["prompts"]] == domains
         assert document["num_prompts"] == len(domains)
@@ -391,7 +406,7 @@ def test_a_threshold_ends_drafts_early(drafter: str) -> None:
 
 @pytest.mark.parametrize("method", ["tli", "slem", "auto"])
 def test_a_draft_of_another_vocabulary(method: str) -> None:
-    arguments = ("--pair", "tiny_cross", "--vocab-method", method, "-n", "2", "--max-new-tokens", "16")
+    arguments = ("--pair", "tiny_cross", "--vocab-method", method, "-n", "2", "--max-new-tokens", "12")
     outcome = run(*arguments, "--json")
     document = outcome.document
     assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"] == 2
@@ -429,7 +444,7 @@ def test_sampling_draws_by_the_seed() -> None:
     assert sampled("--seed", "1") == first
     assert sampled("--seed", "2") != first
     # With one token kept, sampling is greedy: these two options do reach the sampler.
-    greedy = tokens(run("--jsonl").events)
+    greedy = tokens(default_events())
     assert first != greedy
     assert sampled("--top-k", "1") == greedy == sampled("--top-p", "1e-6")
 
@@ -446,16 +461,17 @@ def test_deterministic_runs_give_the_same_tokens() -> None:
 
 
 def test_detail_records_probabilities_of_greedy_drafts() -> None:
-    def with_probabilities(*arguments: str) -> list[bool]:
-        rounds = [e for e in run("--jsonl", *arguments).events if isinstance(e, Round) and e.draft_tokens]
+    def with_probabilities(events: list[Event]) -> list[bool]:
+        rounds = [e for e in events if isinstance(e, Round) and e.draft_tokens]
         return [e.target_prob is not None and len(e.target_prob) == len(e.draft_tokens) for e in rounds]
 
-    assert any(with_probabilities()) is False
-    assert all(with_probabilities("--detail")) and with_probabilities("--detail")
+    assert any(with_probabilities(default_events())) is False
+    detailed = with_probabilities(run("--jsonl", "--detail").events)
+    assert all(detailed) and detailed
 
 
 def test_both_forwards_generate_the_same() -> None:
-    own, theirs = (run("--jsonl", "--forward", forward).events for forward in ("own", "hf"))
+    own, theirs = default_events(), run("--jsonl", "--forward", "hf").events
     assert isinstance(own[0], RunStarted) and isinstance(theirs[0], RunStarted)
     assert {m["forward"] for m in own[0].config["models"].values()} == {"own"}
     assert {m["forward"] for m in theirs[0].config["models"].values()} == {"hf"}
@@ -469,7 +485,8 @@ def test_the_end_of_a_text_is_respected_unless_told_otherwise() -> None:
         assert [e.finish_reason for e in ended] == [reason]
 
 
-def test_dtype_is_that_of_both_models() -> None:
+def test_dtype_is_that_of_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "load_model", load_model_once.__wrapped__)  # as said below, at each loading
     document = run("--dtype", "bf16", "--json").document
     assert {m["dtype"] for m in document["config"]["models"].values()} == {"bfloat16"}
     outcome = run("--dtype", "fp16", "--json")
@@ -511,8 +528,8 @@ def test_random_weights_are_said_everywhere() -> None:
     label = "random weights: the cost is real, acceptance and text mean nothing"
     outcome = run("--random-weights", "--json")
     assert outcome.document["caveats"] == [label] and label in outcome.err
-    assert label in run("--random-weights", "-q").out
-    events = run("--random-weights", "--jsonl").events
+    assert label in run("--random-weights", "--drafter", "ngram", "-q").out
+    events = run("--random-weights", "--drafter", "ngram", "--jsonl").events
     assert isinstance(events[0], RunStarted) and events[0].config["caveats"] == [label]
 
 

@@ -31,6 +31,7 @@ TARGETS = ("gpt2", "llama", "phi3", "mistral", "gpt_neox")
 DRAFTERS = ("unrelated", "equal", "perturbed", "ngram")
 EXACT = [torch.float64, torch.float32]
 LOW = [torch.bfloat16, torch.float16]
+LENGTHS = [(1, 2, 5), pytest.param((3, 4, 6, 7, 8), marks=pytest.mark.slow)]
 VOCAB = {torch.float64: 61, torch.float32: 61, torch.bfloat16: 2048, torch.float16: 2048}
 """Few tokens, so that unrelated models sometimes agree; many, so that two of them are sometimes as good as equal."""
 
@@ -118,13 +119,14 @@ def test_autoregressive_is_hugging_faces_generate(family: str, dtype: torch.dtyp
     assert len(set(autoregressive(family, dtype, prompt))) > 2  # a text, not one token for ever
 
 
+@pytest.mark.parametrize("ks", LENGTHS, ids=str)
 @pytest.mark.parametrize("kind", DRAFTERS)
 @pytest.mark.parametrize("dtype", EXACT, ids=name_of)
 @pytest.mark.parametrize("family", TARGETS)
-def test_speculative_is_autoregressive(family: str, dtype: torch.dtype, kind: str) -> None:
+def test_speculative_is_autoregressive(family: str, dtype: torch.dtype, kind: str, ks: tuple[int, ...]) -> None:
     results = []
     for prompt in PROMPTS:
-        for k in range(1, 9):
+        for k in ks:
             result = speculative(kind, family, dtype, prompt, k)
             assert result.generated_ids == autoregressive(family, dtype, prompt), f"k={k}"
             results.append(result)
@@ -138,13 +140,14 @@ def test_speculative_is_autoregressive(family: str, dtype: torch.dtype, kind: st
         assert drafted > 0 and accepted > 0 and rejected > 0
 
 
+@pytest.mark.parametrize("ks", LENGTHS, ids=str)
 @pytest.mark.parametrize("dtype", EXACT, ids=name_of)
 @pytest.mark.parametrize("family", [family for family in TARGETS if family != "gpt_neox"])
-def test_layer_skip_is_autoregressive(family: str, dtype: torch.dtype) -> None:
+def test_layer_skip_is_autoregressive(family: str, dtype: torch.dtype, ks: tuple[int, ...]) -> None:
     """The cache that drafts is the one that verifies, and the draft's hidden states are its first layer's work."""
     results = []
     for prompt in PROMPTS:
-        for k in range(1, 9):
+        for k in ks:
             result = speculative("layerskip", family, dtype, prompt, k)
             assert result.generated_ids == autoregressive(family, dtype, prompt), f"k={k}"
             results.append(result)
@@ -209,7 +212,7 @@ def assisted_rounds() -> Iterator[list[tuple[int, int]]]:
         mixin._get_candidate_generator = original
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 7])
+@pytest.mark.parametrize("k", [1, 4, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 7))])
 @pytest.mark.parametrize("kind", ["unrelated", "equal", "perturbed"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
 def test_rounds_are_hugging_faces_assisted_generation(family: str, kind: str, k: int) -> None:
@@ -262,17 +265,20 @@ def crossed() -> tuple[ModelWrapper, ModelWrapper]:
 
 
 @functools.cache
-def crossed_texts() -> list[tuple[list[int], list[int]]]:
+def crossed_texts(source: str) -> list[tuple[list[int], list[int]]]:
     """Prompts, and how the target goes on."""
     target, _ = crossed()
-    prompts = [encode(prompt, target.tokenizer) for prompt in builtin().take(21)]
-    prompts += [target.tokenizer.encode(text) for text in HOSTILE]
+    if source == "packaged":
+        prompts = [encode(prompt, target.tokenizer) for prompt in builtin().take(21)]
+    else:
+        prompts = [target.tokenizer.encode(text) for text in HOSTILE]
     plain = AutoregressiveDecoder(target)
     return [(prompt, plain.generate(prompt, NEW_TOKENS, stop_ids=NO_STOP).generated_ids) for prompt in prompts]
 
 
+@pytest.mark.parametrize("source", ["hostile", pytest.param("packaged", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["tli", "slem"])
-def test_a_draft_of_another_vocabulary_changes_no_token(method: str) -> None:
+def test_a_draft_of_another_vocabulary_changes_no_token(method: str, source: str) -> None:
     target, draft = crossed()
     drafter: Drafter
     if method == "tli":
@@ -281,11 +287,11 @@ def test_a_draft_of_another_vocabulary_changes_no_token(method: str) -> None:
     else:
         drafter = StringMatch(draft, target.tokenizer, target.vocab_size)
     decoder, results = SpeculativeDecoder(target, drafter, 4), []
-    for prompt, expected in crossed_texts():
+    for prompt, expected in crossed_texts(source):
         results.append(decoder.generate(prompt, NEW_TOKENS, stop_ids=NO_STOP))
         assert results[-1].generated_ids == expected
     drafted, accepted = drafted_and_accepted(results)
-    assert len(results) >= 30 and 0.1 * drafted < accepted < drafted
+    assert len(results) >= 12 and 0.1 * drafted < accepted < drafted
 
 
 # --- 16-bit types

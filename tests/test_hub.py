@@ -312,12 +312,15 @@ def endpoint() -> Iterator[str]:
 CLIENT = """
 import json, sys, time
 from specprof.errors import SpecprofError
-from specprof.models.hub import resolve
+from specprof.models.hub import resolve, resolve_tokenizer
 for model_id, options in json.loads(sys.argv[1]):
     start = time.perf_counter()
     try:
-        found = resolve(model_id, **options)
-        answer = {"directory": str(found.directory), "revision": found.revision, "source": found.source}
+        if options.pop("tokenizer", False):
+            answer = {"directory": str(resolve_tokenizer(model_id, **options))}
+        else:
+            found = resolve(model_id, **options)
+            answer = {"directory": str(found.directory), "revision": found.revision, "source": found.source}
     except SpecprofError as error:
         answer = {"exit": error.exit_code, "message": error.message, "hint": error.hint}
     answer["seconds"] = time.perf_counter() - start
@@ -405,6 +408,39 @@ def test_download_then_cache_then_offline(tmp_path: Path, endpoint: str) -> None
     assert "is cached but incomplete (1 file missing: model.safetensors)" in incomplete["message"]
     [completed] = client(tmp_path, endpoint, ("org/good", {}))
     assert completed["source"] == "download"
+
+
+def test_a_tokenizer_comes_without_the_weights(tmp_path: Path, endpoint: str) -> None:
+    before = len(Hub.requests)
+    alone = {"tokenizer": True}
+    offline, first, again, model, whole, refused = client(
+        tmp_path,
+        endpoint,
+        ("org/good", alone | {"offline": True}),
+        ("org/good", alone),
+        ("org/good", alone | {"offline": True}),
+        ("org/good", {"offline": True}),
+        ("org/good", {}),
+        ("org/missing", alone),
+    )
+    assert "the tokenizer of org/good is not cached, and offline mode is on" in offline["message"]
+    assert again["directory"] == first["directory"]
+    assert "is cached but incomplete (1 file missing: model.safetensors)" in model["message"]
+    assert whole["source"] == "download"
+    assert refused["exit"] == 3
+    requests = Hub.requests[before:]
+    assert sum("GET" in request and WEIGHTS in request for request in requests) == 1, "by the model, not the tokenizer"
+
+
+def test_a_tokenizer_needs_no_model_beside_it(model_dir: Path) -> None:
+    for name in ("config.json", WEIGHTS):
+        (model_dir / name).unlink()
+    assert hub.resolve_tokenizer(str(model_dir)) == model_dir
+    with pytest.raises(UsageError, match="has no revision"):
+        hub.resolve_tokenizer(str(model_dir), revision="v1")
+    (model_dir / "tokenizer.json").unlink()
+    with pytest.raises(UnavailableError, match="no tokenizer files"):
+        hub.resolve_tokenizer(str(model_dir))
 
 
 def test_an_id_without_owner_and_code_only_on_request(tmp_path: Path, endpoint: str) -> None:

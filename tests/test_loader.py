@@ -359,7 +359,8 @@ def python(script: str, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
-def test_loading_says_nothing(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_loading_says_nothing() -> None:
     dtypes = ["float16", "int4"] if importlib.util.find_spec("bitsandbytes") else ["float16"]
     script = (
         "import sys; from specprof.models.loader import load_model\n"

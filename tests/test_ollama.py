@@ -694,13 +694,6 @@ def test_flags_that_need_ollama_and_models_given_twice(arguments: tuple[str, ...
     assert outcome.code == USAGE and outcome.out == "" and error in outcome.told[0]
 
 
-def test_model_without_a_flag_is_the_same_as_with() -> None:
-    quick = ("--n-tokens", "0", "--json")
-    named = ok("load", "tiny_dev/target", *quick).document
-    assert named == ok("load", "--model", "tiny_dev/target", *quick).document
-    assert named["models"]["model"]["model"] == "tiny_dev/target"
-
-
 # The library
 
 

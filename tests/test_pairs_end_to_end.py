@@ -52,6 +52,7 @@ def run(*arguments: str) -> tuple[Outcome, dict[str, Any]]:
     return outcome, document
 
 
+@pytest.mark.slow
 def test_gpt2_dev() -> None:
     _, document = run("--pair", "gpt2_dev", *SCALED)
     draft, target = (document["config"]["models"][role] for role in ("draft", "target"))

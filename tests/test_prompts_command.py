@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,20 +62,42 @@ def test_output_is_a_prompt_file_with_token_counts() -> None:
     assert "saved 150 prompts: prompts.json" in outcome.err
     assert PromptDataset.load("prompts.json") == counted()
     assert list(json.loads(Path("prompts.json").read_text())[0]) == ["prompt_id", "domain", "raw_text", "token_count"]
-    assert [path.name for path in Path().iterdir()] == ["prompts.json"]
 
 
-def test_the_tiny_set_is_fifteen() -> None:
-    ok("prompts", "--offline", "--tiny", "-o", "tiny.json", "-q")
-    dataset = PromptDataset.load("tiny.json")
-    assert [prompt.prompt_id for prompt in dataset] == [f"{domain}_{i:03d}" for domain in DOMAINS for i in range(5)]
+def test_the_tiny_set_lies_beside_the_whole() -> None:
+    outcome = ok("prompts", "--offline", "--output", "prompts.json")
+    assert "saved 15 prompts: prompts_tiny.json" in outcome.err
+    assert sorted(path.name for path in Path().iterdir()) == ["prompts.json", "prompts_tiny.json"]
+    tiny = PromptDataset.load("prompts_tiny.json")
+    assert [prompt.prompt_id for prompt in tiny] == [f"{domain}_{i:03d}" for domain in DOMAINS for i in range(5)]
+    whole = {prompt.prompt_id: prompt for prompt in PromptDataset.load("prompts.json")}
+    assert all(prompt == whole[prompt.prompt_id] for prompt in tiny)
+
+
+def test_the_tiny_set_alone() -> None:
+    ok("prompts", "--offline", "-o", "prompts.json", "-q")
+    document = ok("prompts", "--offline", "--tiny", "-o", "tiny.json", "-q", "--json").document
+    assert (document["output"], document["tiny_output"]) == ("tiny.json", None)
+    assert Path("tiny.json").read_bytes() == Path("prompts_tiny.json").read_bytes()
+    assert not Path("tiny_tiny.json").exists()
+
+
+def test_nothing_lies_beside_a_pipe() -> None:
+    os.mkfifo("pipe")
+    reader = threading.Thread(target=lambda: read.append(Path("pipe").read_text()))
+    read: list[str] = []
+    reader.start()
+    ok("prompts", "--offline", "-o", "pipe", "-q")
+    reader.join(10)
+    assert len(json.loads(read[0])) == 150
+    assert [path.name for path in Path().iterdir()] == ["pipe"]
 
 
 def test_json_is_one_document() -> None:
     document = ok("prompts", "--offline", "--json", "--seed", "4", "-o", "p.json").document
     assert document["schema"] == "specprof.prompts/1"
     assert (document["tokenizer"], document["chat_template"]) == ("tiny_dev", "auto")
-    assert (document["seed"], document["output"]) == (4, "p.json")
+    assert (document["seed"], document["output"], document["tiny_output"]) == (4, "p.json", "p_tiny.json")
     expected = [{**dataclasses.asdict(s), "source": "built-in", "reason": "of --offline"} for s in counted().stats()]
     assert document["domains"] == expected
 
@@ -125,6 +148,7 @@ def alone(*arguments: str, endpoint: str, home: Path) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_from_the_hub_to_the_file(tmp_path: Path) -> None:
     with served() as (address, server):
         server.repositories["org/model"] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from command_line import QUICK, command, isolate, process
-from specprof.commands.sinks import JsonLines
+from specprof.commands.sinks import JsonLines, tee
 from specprof.errors import ResourceError
 from specprof.experiments.store import RunFile, check_file_writable, check_writable, new_run_id
 from specprof.profiling.events import (
@@ -168,7 +168,7 @@ def wait_for_generations(number: int) -> None:
     raise TimeoutError("the run has finished nothing in a minute")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_keeps_what_was_finished(sent: signal.Signals) -> None:
     child = process("run", *LONG)
     wait_for_generations(3)
@@ -183,6 +183,7 @@ def test_a_run_that_is_stopped_keeps_what_was_finished(sent: signal.Signals) -> 
     assert err.splitlines()[-1] == f"warning: interrupted; finished generations are in {results_file()}"
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_doesnt_stop_the_run() -> None:
     child = process("run", *LONG, "--reps", "1", "-n", "3", "--max-new-tokens", "24", "--jsonl", "-o", "run.json")
     assert child.stdout is not None and child.stderr is not None
@@ -197,6 +198,22 @@ def test_a_reader_that_goes_away_doesnt_stop_the_run() -> None:
     assert Path("run.json").stat().st_size > 1000
 
 
+def test_a_file_that_can_not_grow_keeps_what_was_finished(tmp_path: Path) -> None:
+    events = story(50)
+    first = len("".join(map(to_json_line, events[:5])).encode())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores the signal that goes with it. The file is closed under the limit too: closing tries once more.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (first + 50, limits[1]))
+    try:
+        with RunFile(tmp_path, "run") as file, pytest.raises(ResourceError, match="File too large") as caught:
+            list(tee(events, [file]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "free some space" in caught.value.hint and "--results-dir" in caught.value.hint
+    assert finished(tmp_path / "run.jsonl") == 1
+
+
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_what_was_finished() -> None:
     child = process("run", *LONG)
     # No file of the child's may grow beyond 12 kB; Python ignores the signal that goes with it.
@@ -209,12 +226,18 @@ def test_a_disk_that_fills_up_keeps_what_was_finished() -> None:
     assert finished(results_file()) >= 1
 
 
-def test_a_disk_that_fills_up_under_stdout_doesnt_stop_the_run(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "[Errno 28] No space left on device"), (errno.EPIPE, "the reader of standard output is gone")],
+)
+def test_a_disk_that_fills_up_under_stdout_doesnt_stop_the_run(
+    number: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     written: list[str] = []
 
     class Full(io.StringIO):
         def flush(self) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number))
 
         def write(self, text: str) -> int:
             written.append(text)
@@ -224,8 +247,8 @@ def test_a_disk_that_fills_up_under_stdout_doesnt_stop_the_run(caplog: pytest.Lo
     for event in story(2):
         sink(event)
     # The first line was tried, the others spared; what failed is there to be raised when all is done.
-    assert len(written) == 1 and sink.failure is not None and sink.failure.errno == errno.ENOSPC
-    assert caplog.messages == ["[Errno 28] No space left on device; the run goes on"]
+    assert len(written) == 1 and sink.failure is not None and sink.failure.errno == number
+    assert caplog.messages == [f"{said}; the run goes on"]
 
 
 def test_a_place_that_only_looks_writable() -> None:

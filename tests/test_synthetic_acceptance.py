@@ -43,7 +43,12 @@ def request(temperature: float, repetition: int = 0, seed: int = 0, max_new_toke
 
 
 @pytest.mark.parametrize(
-    ("acceptance", "k", "temperature"), [(0.3, 1, 1.0), (0.6, 3, 0.0), (0.8, 4, 1.0), (0.95, 8, 0.0)]
+    ("acceptance", "k", "temperature"),
+    [
+        (0.6, 3, 0.0),
+        (0.8, 4, 1.0),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0.3, 1, 1.0), (0.95, 8, 0.0))),
+    ],
 )
 def test_accepted_follow_the_truncated_geometric_law(acceptance: float, k: int, temperature: float) -> None:
     law = [acceptance**j * (1 - acceptance) for j in range(k)] + [acceptance**k]

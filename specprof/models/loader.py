@@ -10,7 +10,8 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("float16", "bfloat16", "float32", "int4")
 
+_MAP_SHARE = 0.9
+"""Of each device's memory, how much weights may take where they are spread: caches and activations need the rest."""
+
 _ALIASES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "nf4": "int4"}
 
 _log = logging.getLogger("specprof")
@@ -32,6 +36,7 @@ def load_model(
     dtype: str = "float16",
     device: str | torch.device | None = None,
     *,
+    device_map: str | Mapping[str, Any] | None = None,
     compute_dtype: str | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -43,6 +48,9 @@ def load_model(
         model_id: a packaged name, a local directory or a hub id, see :func:`specprof.models.hub.resolve`.
         dtype: float16, bfloat16, float32 or int4 (or fp16, bf16, fp32, nf4). On the CPU float16 computes in float32.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default CUDA if there is any, else the CPU.
+        device_map: ``auto`` lets accelerate spread a model that is too large for ``device`` over all CUDA devices
+            and then main memory; one that is not stays whole. Or where each module goes, as accelerate takes it.
+            Whatever happens in between, inputs and logits are on ``device``.
         compute_dtype: what int4 weights are expanded to, and the type of all others; by default the device's best.
         revision: branch, tag or commit of a hub repository.
         offline: never use the network.
@@ -52,7 +60,7 @@ def load_model(
         The Hugging Face model (eval mode, no gradients) and its tokenizer.
 
     Raises:
-        UsageError: an unknown dtype or device.
+        UsageError: an unknown dtype, device or device map.
         UnavailableError: the model is missing, gated, incomplete, corrupt, or not a causal language model.
         ResourceError: no such device, too little memory, or int4 without bitsandbytes.
     """
@@ -63,28 +71,38 @@ def load_model(
         int4.require_bitsandbytes()
     if device is not None:
         device = choose_device(device)  # before a download that would be for nothing
+    if isinstance(device_map, str) and device_map != "auto":
+        raise UsageError(f"there is no device map {device_map!r}", "device maps: auto, or a mapping of module names")
     found = hub.resolve(model_id, revision=revision, offline=offline, remote_code=trust_remote_code)
     hub.check_tokenizer_files(found.directory, model_id)
     config = _load_config(found.directory, model_id, trust_remote_code)
     device = choose_device(device)
     needed = memory_needed(found.directory, dtype, device, expanded_to=compute_dtype)
-    require_memory(needed, device, f"{model_id} in {dtype}")
-    tokenizer = read_tokenizer(found.directory, model_id, trust_remote_code)
-    model = _load_weights(found.directory, model_id, config, dtype, device, compute_dtype, trust_remote_code)
+    if device_map == "auto" and needed <= _MAP_SHARE * available_memory(device):
+        device_map = None
+    if device_map is None:
+        spread = ", or --device-map auto" if device.type == "cuda" else ""
+        require_memory(needed, device, f"{model_id} in {dtype}", elsewhere=f"another --device{spread}")
+        where = _Placement(device)
+    else:
+        room = {place: int(_MAP_SHARE * available_memory(place)) for place in map_devices(device, dtype)}
+        _require_room(needed, room, f"{model_id} in {dtype}")
+        where = _Placement(device, device_map, room)
+    tokenizer = _read_tokenizer(found.directory, model_id, trust_remote_code)
+    model = _load_weights(found.directory, model_id, config, dtype, where, compute_dtype, trust_remote_code)
     return model, tokenizer
 
 
 def load_tokenizer(
     model_id: str, *, revision: str | None = None, offline: bool = False, trust_remote_code: bool = False
 ) -> Any:
-    """The tokenizer of a model, without its weights in memory.
+    """The tokenizer of a model; its weights are not needed, and not fetched.
 
     Raises:
         UnavailableError: as :func:`load_model`.
     """
-    found = hub.resolve(model_id, revision=revision, offline=offline, remote_code=trust_remote_code)
-    hub.check_tokenizer_files(found.directory, model_id)
-    return read_tokenizer(found.directory, model_id, trust_remote_code)
+    directory = hub.resolve_tokenizer(model_id, revision=revision, offline=offline, remote_code=trust_remote_code)
+    return _read_tokenizer(directory, model_id, trust_remote_code)
 
 
 def canonical_dtype(dtype: str) -> str:
@@ -130,6 +148,17 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ResourceError("MPS was asked for, but this machine has none", "use --device cpu")
     return chosen
+
+
+def map_devices(device: str | torch.device, dtype: str) -> list[torch.device]:
+    """Where ``device_map="auto"`` may put weights, in this order: every CUDA device, then main memory (not of int4
+    weights, which bitsandbytes keeps on the GPU); ``device`` alone if it is no CUDA device."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return [torch.device(device)]
+    places = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return places if canonical_dtype(dtype) == "int4" else [*places, torch.device("cpu")]
 
 
 def compute_dtype(dtype: str, device: str | torch.device, *, expanded_to: str | None = None) -> torch.dtype:
@@ -195,13 +224,22 @@ def available_memory(device: str | torch.device) -> int:
     return available if limit is None else min(available, limit)
 
 
-def require_memory(needed: int, device: str | torch.device, what: str) -> None:
+def require_memory(needed: int, device: str | torch.device, what: str, *, elsewhere: str = "another --device") -> None:
     """Raise ResourceError, naming both figures, if ``needed`` bytes are not available on ``device``."""
     available = available_memory(device)
     if needed > available:
         raise ResourceError(
             f"{what} needs {needed / 1e9:.1f} GB on {device}, {available / 1e9:.1f} GB are available",
-            "free memory, or use a smaller model, a smaller dtype (--dtype int4) or another --device",
+            f"free memory, or use a smaller model, a smaller dtype (--dtype int4) or {elsewhere}",
+        )
+
+
+def _require_room(needed: int, room: Mapping[torch.device, int], what: str) -> None:
+    total = sum(room.values())
+    if needed > total:
+        raise ResourceError(
+            f"{what} needs {needed / 1e9:.1f} GB, weights may take {total / 1e9:.1f} GB of {_listed(room)} together",
+            "free memory, add a GPU, or use a smaller model or dtype (--dtype int4)",
         )
 
 
@@ -231,6 +269,21 @@ def memory_footprint_bytes(*models: Any) -> int:
     return sum(tensor.nbytes + sum(scale.nbytes for scale in int4.scales(tensor)) for tensor in held)
 
 
+def bytes_by_device(model: Any) -> dict[str, int]:
+    """Bytes of parameters by where they lie; what main memory only lends to a GPU counts as ``cpu``."""
+    held: dict[str, int] = {}
+    for parameter in _distinct(model.parameters()):
+        # Between two passes accelerate leaves a placeholder on the meta device.
+        place = "cpu" if parameter.device.type == "meta" else str(parameter.device)
+        held[place] = held.get(place, 0) + parameter.nbytes + sum(s.nbytes for s in int4.scales(parameter))
+    return held
+
+
+def is_spread(model: Any) -> bool:
+    """Whether accelerate moves what passes between this model's modules from device to device."""
+    return bool(getattr(model, "hf_device_map", None))
+
+
 def share_tables(model: Any, other: Any) -> int:
     """Let ``model`` use the token embedding and the output head of ``other`` where they are equal to its own.
 
@@ -238,8 +291,10 @@ def share_tables(model: Any, other: Any) -> int:
     :class:`specprof.models.wrapper.ModelWrapper` is built of ``model``.
 
     Returns:
-        Bytes freed; 0 where shape, type, device or a value differs. A tied head stays tied.
+        Bytes freed; 0 where shape, type, device or a value differs, or a model is spread. A tied head stays tied.
     """
+    if is_spread(model) or is_spread(other):
+        return 0
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head.weight is embedding.weight:
         tables = [([embedding, head], other.get_input_embeddings())]
@@ -352,12 +407,7 @@ def _is_causal(raw: dict[str, Any]) -> bool:
     return any(str(name).endswith(endings) for name in architectures)
 
 
-def read_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> Any:
-    """The tokenizer whose files lie in ``directory``; nothing else of the model need be there.
-
-    Raises:
-        UnavailableError: the files make no tokenizer.
-    """
+def _read_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> Any:
     try:
         with quiet_transformers():
             import transformers
@@ -372,25 +422,45 @@ def read_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> A
     return tokenizer
 
 
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """Where weights go: all to ``device``, or by a map, within so many bytes of each place."""
+
+    device: torch.device
+    map: str | Mapping[str, Any] | None = None
+    room: Mapping[torch.device, int] = field(default_factory=dict)
+
+    def options(self, dtype: str) -> dict[str, Any]:
+        """Arguments of ``from_pretrained``."""
+        if self.map is None:
+            return {"device_map": {"": self.device}} if dtype == "int4" or self.device.type != "cpu" else {}
+        if self.map != "auto":
+            return {"device_map": dict(self.map)}  # type: ignore[arg-type]
+        names = {place: place.index if place.type == "cuda" else place.type for place in self.room}
+        return {"device_map": "auto", "max_memory": {names[place]: size for place, size in self.room.items()}}
+
+    def __str__(self) -> str:
+        return str(self.device) if self.map is None else _listed(self.room)
+
+
 def _load_weights(
     directory: Path,
     model_id: str,
     config: Any,
     dtype: str,
-    device: torch.device,
+    where: _Placement,
     expanded_to: str | None,
     trust_remote_code: bool,
 ) -> Any:
     import torch
 
+    device = where.device
     compute = compute_dtype(dtype, device, expanded_to=expanded_to)
-    options: dict[str, Any] = {}
+    options = where.options(dtype)
     if dtype == "float16" and compute is torch.float32:
         _log.info("%s: float16 weights compute in float32 on the CPU", model_id)
     if dtype == "int4":
         options["quantization_config"] = _quantization_of(config, model_id, compute, device, trust_remote_code)
-    if dtype == "int4" or device.type != "cpu":
-        options["device_map"] = {"": device}
     try:
         with quiet_transformers():
             import transformers
@@ -409,7 +479,7 @@ def _load_weights(
             )
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(
-            f"memory ran out while {model_id} was loaded on {device}",
+            f"memory ran out while {model_id} was loaded on {where}",
             "free memory, or use a smaller model, a smaller dtype or another --device",
         ) from error
     except ImportError as error:
@@ -417,10 +487,14 @@ def _load_weights(
             f"{model_id} in {dtype} needs a library that can't be imported: {_reason(error)}", "install or repair it"
         ) from error
     except Exception as error:  # whatever a model's own code makes of weights that don't fit it
+        if where.map is not None and "dispatched on the CPU or the disk" in str(error):  # of 4-bit weights
+            raise _too_large(model_id, where) from error
         raise UnavailableError(
             f"the weights of {model_id} can't be loaded: {_reason(error)}", "fetch or convert the model again"
         ) from error
     _check_report(report, model_id)
+    if where.map is not None:
+        _check_places(model, model_id, where)
     if dtype == "int4":
         int4.keep_int4_layout(model)
     return model.eval().requires_grad_(False)
@@ -447,6 +521,38 @@ def _check_report(report: dict[str, Any], model_id: str) -> None:
         _log.warning("%s: its config.json has no place for %d tensors (%s)", model_id, len(unexpected), unexpected[0])
 
 
+def _check_places(model: Any, model_id: str, where: _Placement) -> None:
+    """Refuse weights left on disk, and say where the others lie."""
+    import torch
+    from accelerate import dispatch_model  # type: ignore[import-untyped]
+
+    if "disk" in getattr(model, "hf_device_map", {}).values():
+        raise _too_large(model_id, where)
+    held = bytes_by_device(model)
+    home = torch.empty(0, device=where.device).device  # which names the index
+    if not is_spread(model) and list(held) != [str(home)]:
+        # All of it found room on one device, another one than inputs come from.
+        dispatch_model(model, {"": next(iter(held))}, force_hooks=True)
+    _log.info("%s: %s", model_id, ", ".join(f"{size / 1e9:.2f} GB on {place}" for place, size in held.items()))
+    if where.device.type == "cuda" and "cpu" in held:
+        _log.warning(
+            "%s: %.2f GB of its weights stay in main memory, and are copied to the GPU in every pass",
+            model_id,
+            held["cpu"] / 1e9,
+        )
+
+
+def _too_large(model_id: str, where: _Placement) -> ResourceError:
+    return ResourceError(
+        f"{model_id} does not fit {where}: part of it would be read from disk in every pass",
+        "free memory, add a GPU, or use a smaller model or dtype (--dtype int4)",
+    )
+
+
+def _listed(places: Iterable[torch.device]) -> str:
+    return " and ".join("main memory" if place.type == "cpu" else str(place) for place in places)
+
+
 def _quantization_of(
     config: Any, model_id: str, compute: torch.dtype, device: torch.device, trust_remote_code: bool
 ) -> Any:
@@ -467,15 +573,16 @@ def _quantization_of(
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep progress bars, load reports and import messages of transformers and bitsandbytes off stderr."""
+    """Keep progress bars, load reports and import messages of transformers and what it loads with off stderr."""
     import transformers
 
     transformers_log: Any = transformers.utils.logging
-    bitsandbytes_log = logging.getLogger("bitsandbytes")
-    level = bitsandbytes_log.level
+    others = [logging.getLogger(name) for name in ("bitsandbytes", "accelerate")]
+    levels = [log.level for log in others]
     verbosity = transformers_log.get_verbosity()
     bars = transformers_log.is_progress_bar_enabled()
-    bitsandbytes_log.setLevel(logging.ERROR)
+    for log in others:
+        log.setLevel(logging.ERROR)
     transformers_log.set_verbosity_error()
     transformers_log.disable_progress_bar()
     try:
@@ -483,7 +590,8 @@ def quiet_transformers() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        bitsandbytes_log.setLevel(level)
+        for log, level in zip(others, levels, strict=True):
+            log.setLevel(level)
         transformers_log.set_verbosity(verbosity)
         if bars:
             transformers_log.enable_progress_bar()

@@ -19,7 +19,6 @@ from specprof.models.loader import (
     compute_dtype,
     load_tokenizer,
     quiet_transformers,
-    read_tokenizer,
     require_memory,
 )
 
@@ -122,8 +121,7 @@ def random_tokenizer(model_id: str = "tiny_dev/target") -> Any:
     """
     directory = hub.local_directory(model_id)
     if directory is not None and hub.tokenizer_files(directory):
-        hub.check_tokenizer_files(directory, model_id)
-        return read_tokenizer(directory, model_id, trust_remote_code=False)
+        return load_tokenizer(model_id)
     return load_tokenizer("tiny_cross/draft" if model_id in _SENTENCEPIECE else "tiny_dev/target")
 
 

@@ -52,7 +52,7 @@ def unsupported(model: Any) -> str | None:
     if _quantised_otherwise(config):
         return "the weights are quantised, and not by bitsandbytes to 4 bits"
     if len({p.device for p in model.parameters()}) != 1 or getattr(model, "hf_device_map", None):
-        return "the weights are on several devices"
+        return "the weights are spread over devices"
     known = (*_plain_layers(), *int4.layer_types())
     replaced = sorted({type(m).__name__ for m in model.modules() if _has_matrix(m) and type(m) not in known})
     if replaced:

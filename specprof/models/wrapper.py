@@ -26,7 +26,8 @@ class ModelWrapper:
     Args:
         model: a Hugging Face causal LM.
         tokenizer: its tokenizer, or None if text is not needed.
-        device: where the model is; by default wherever its weights are.
+        device: where the model is; by default wherever its weights are. Of a model that is spread over several
+            (:func:`specprof.models.loader.load_model`) where tokens come from and logits go to.
         forward: ``own`` (our forward), ``hf`` (Hugging Face's) or ``auto`` (own where it can).
         measure_linear: see :class:`specprof.models.linear.LinearChoice`.
         name: what to call it; by default the id or directory it was loaded from.
@@ -47,7 +48,7 @@ class ModelWrapper:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self.device = torch.device(device) if device is not None else _device_of(model)
         self.why_not_own = transformer.unsupported(model)
         if forward == "own" and self.why_not_own is not None:
             raise UsageError(f"our own forward can't run this model: {self.why_not_own}", "use --forward auto or hf")
@@ -319,6 +320,11 @@ def _check_room(ids: Tensor, cache: KVCache) -> None:
             f"{cache.length} + {ids.shape[0]} tokens don't fit a cache of {cache.capacity}",
             "create the cache with new_cache(capacity) for the whole generation",
         )
+
+
+def _device_of(model: Any) -> torch.device:
+    hook = getattr(model, "_hf_hook", None)  # of a model that accelerate has spread: some weights may be placeholders
+    return next(model.parameters()).device if hook is None else torch.device(hook.execution_device)
 
 
 def _max_context(config: Any) -> int | None:
