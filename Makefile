@@ -21,8 +21,9 @@ install: $(INSTALLED) ## Make the environment: specprof, editable, with the test
 run: $(INSTALLED) ## Run specprof on the packaged pair: speculative against plain decoding
 	@$(BIN)/specprof run $(ARGS)
 
+# Several processes, and in each one thread: the tests' models are too small to share among threads.
 test: $(INSTALLED) ## Run the tests, without the slow ones
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-slow: $(INSTALLED) ## Run the slow tests only
 	@$(BIN)/python -m pytest -m slow $(ARGS)

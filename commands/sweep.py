@@ -92,6 +92,7 @@ def sweep(
         str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for all models.")
     ] = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
     forward: Annotated[str | None, typer.Option("--forward", help="own, hf or auto. [default: auto]")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Decode on to the length limit.")] = False,
     detail: Annotated[bool, typer.Option("--detail", help="Record draft probabilities when greedy, too.")] = False,
@@ -183,6 +184,7 @@ def sweep(
         warmup=warmup,
         dtype=dtype,
         device=device,
+        device_map=device_map,
         forward=forward,
         ignore_eos=ignore_eos or None,
         detail=detail or None,

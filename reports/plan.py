@@ -22,7 +22,7 @@ SCHEMA = "specprof.plan/1"
 def render(plan: Plan, remaining: Remaining, estimates: Sequence[PairEstimate]) -> RenderableType:
     """Each pair's share of the work, and each cell."""
     notes = [Text(plain(line)) for line in _notes(plan, remaining, estimates)]
-    pairs = [_pairs(estimates), Text()] if estimates else []
+    pairs: list[RenderableType] = [_pairs(estimates), Text()] if estimates else []
     return Group(*pairs, _cells(plan, remaining), Text(), *notes)
 
 
@@ -103,8 +103,8 @@ def _cells(plan: Plan, remaining: Remaining) -> Table:
 
 def _notes(plan: Plan, remaining: Remaining, estimates: Sequence[PairEstimate]) -> list[str]:
     lines = [
-        "K = 0 is plain decoding, the baseline. Generations are prompts x repetitions, "
-        "and re-runs of the baseline that show drift."
+        "K = 0 is plain decoding, the baseline.",
+        "Generations: prompts x repetitions, + re-runs of the baseline that show drift.",
     ]
     if any(_is_rough(row) for row in estimates):
         lines.append("A rough time is told from the size of the weights, and may be several times too short.")

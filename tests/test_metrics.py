@@ -143,8 +143,8 @@ def test_from_dict_names_what_is_missing(name: str) -> None:
 # BenchmarkConfig
 
 
-@pytest.mark.parametrize(("k", "label"), [(4, "SD-K4"), (1, "SD-K1"), (0, "AR"), (None, "AR")])
-def test_decoder_label(k: int | None, label: str) -> None:
+@pytest.mark.parametrize(("k", "label"), [(4, "SD-K4"), (1, "SD-K1"), ("auto", "SD-Kauto"), (0, "AR"), (None, "AR")])
+def test_decoder_label(k: int | str | None, label: str) -> None:
     assert config(K=k).decoder_label == label
 
 
@@ -163,31 +163,92 @@ def test_hash_of_equal_configurations_is_equal() -> None:
     assert config(K=None).config_hash() == config(K=0).config_hash()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"model_pair_name": "tiny_dev"},
-        {"K": 5},
-        {"temperature": 0.1},
-        {"max_new_tokens": 201},
-        {"prompt_domain": "conversation"},
-        {"seed": 43},
-        {"top_k": 40},
-        {"top_p": 0.9},
-        {"dtype": "float16"},
-        {"device": "cuda"},
-        {"drafter": "ngram"},
-        {"forward": "hf"},
-        {"random_weights": True},
-        {"synthetic_acceptance": 0.8},
-    ],
-)
+CHANGES: list[dict[str, Any]] = [
+    {"model_pair_name": "tiny_dev"},
+    {"K": 5},
+    {"temperature": 0.1},
+    {"max_new_tokens": 201},
+    {"prompt_domain": "conversation"},
+    {"seed": 43},
+    {"top_k": 40},
+    {"top_p": 0.9},
+    {"dtype": "float16"},
+    {"device": "cuda"},
+    {"drafter": "ngram"},
+    {"forward": "hf"},
+    {"random_weights": True},
+    {"synthetic_acceptance": 0.8},
+    {"k_max": 4},
+    {"draft_layers": 2},
+    {"draft_threshold": 0.4},
+    {"vocab_method": "tli"},
+    {"ignore_eos": True},
+    {"detail": True},
+    {"deterministic": True},
+    {"chat_template": "off"},
+    {"scale_layers": 2},
+    {"device_map": "auto"},
+    {"target_model_id": "gpt2-large"},
+    {"draft_model_id": "distilgpt2"},
+    {"target_dtype": "float32"},
+    {"draft_dtype": "int4"},
+    {"target_revision": "0123456789ab"},
+    {"draft_revision": "0123456789ab"},
+]
+"""One of each field, none of them its default."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_every_field_enters_the_hash(change: dict[str, Any]) -> None:
-    assert config(**change).config_hash() != config().config_hash()
+    changed = config(**change)
+    assert changed.config_hash() != config().config_hash()
+    assert BenchmarkConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
 
 
 def test_every_field_is_tested_above() -> None:
-    assert len(dataclasses.fields(BenchmarkConfig)) == 14
+    assert sorted(name for change in CHANGES for name in change) == sorted(
+        f.name for f in dataclasses.fields(BenchmarkConfig)
+    )
+
+
+def test_no_two_changes_have_one_hash() -> None:
+    assert len({config(**change).config_hash() for change in CHANGES}) == len(CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("change", "digits"),
+    [
+        ({}, "ad73554a29a0"),
+        ({"K": 0}, "446ac35625d9"),
+        ({"K": "auto", "k_max": 8}, "d3e5e938a98c"),
+        ({"temperature": 0.8, "top_k": 50, "top_p": 0.95}, "09b3e368e58e"),
+        ({"drafter": "layerskip", "draft_layers": 2, "draft_threshold": 0.4}, "01eaf291da18"),
+        ({"random_weights": True, "synthetic_acceptance": 0.8, "scale_layers": 4}, "508541beb1bf"),
+        (
+            {"target_model_id": "gpt2-large", "target_dtype": "float32", "target_revision": "0123456789ab"},
+            "a4f217e2cb37",
+        ),
+        (dict(change for changes in CHANGES for change in changes.items()), "68a4c694971f"),
+    ],
+)
+def test_hash_of_what_is_on_disk_already(change: dict[str, Any], digits: str) -> None:
+    """Stores hold these: a hash that changes has every finished cell measured again."""
+    assert config(**change).config_hash() == digits
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_concerns_drafting_leaves_the_baseline_alone(change: dict[str, Any]) -> None:
+    drafting = {
+        "K", "drafter", "k_max", "draft_layers", "draft_threshold", "vocab_method", "detail",
+        "draft_model_id", "draft_dtype", "draft_revision",
+    }  # fmt: skip
+    same = config(**change).baseline() == config().baseline()
+    assert same == drafting.issuperset(change)
+
+
+def test_a_baseline_is_its_own() -> None:
+    baseline = config(drafter="ngram", K="auto", k_max=3).baseline()
+    assert (baseline.decoder_label, baseline.baseline()) == ("AR", baseline)
 
 
 def test_hash_is_the_same_in_another_process() -> None:
@@ -210,6 +271,11 @@ def test_hash_is_the_same_in_another_process() -> None:
         {"K": 1.5},
         {"K": True},
         {"K": "4"},
+        {"K": "AUTO"},
+        {"k_max": 1.5},
+        {"draft_layers": "2"},
+        {"draft_threshold": math.nan},
+        {"scale_layers": True},
         {"temperature": -0.1},
         {"temperature": math.nan},
         {"temperature": math.inf},

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import torch
 
 from specprof.data.prompts import Prompt
-from specprof.errors import SpecprofError
+from specprof.errors import SpecprofError, UsageError
 from specprof.experiments.arms import Arms, Models, compared_vocabularies, load_models, make_arms
 from specprof.experiments.config import RunConfig
-from specprof.experiments.executors import Failed, Job, Ready
+from specprof.experiments.executors import Failed, Job, Ready, failure_of
 from specprof.experiments.run import (
     TRIAL_PROMPTS,
     Decoder,
@@ -39,6 +39,25 @@ class _Cell:
         if prompt.prompt_id not in self.encoded:
             self.encoded[prompt.prompt_id] = encode_prompts(self.run, self.arms, [prompt])[0]
         return self.encoded[prompt.prompt_id]
+
+    def first_prompts(self, prompts: Sequence[Prompt], number: int) -> list[EncodedPrompt]:
+        """The first that can be decoded: one that is too long fails where it is measured, not every cell before that.
+
+        Raises:
+            UsageError: none can be decoded.
+        """
+        found: list[EncodedPrompt] = []
+        refusal: UsageError | None = None
+        for prompt in prompts:
+            if len(found) == number:
+                break
+            try:
+                found.append(self.prompt(prompt))
+            except UsageError as error:
+                refusal = refusal or error
+        if refusal is not None and not found:
+            raise refusal
+        return found
 
 
 class Bench:
@@ -71,11 +90,11 @@ class Bench:
             try:
                 cell, found = self._cell(run, models, job.prompts)
                 if run not in warm or run.k == "auto":
-                    some = [cell.prompt(prompt) for prompt in job.prompts[: run.warmup]]
+                    some = cell.first_prompts(job.prompts, run.warmup)
                     warm_up(run, cell.arms, some, decoders=[cell.decoder])
                     warm.add(run)
-            except SpecprofError as error:
-                refused[config_hash] = Failed("error", error.message, error.hint)
+            except (SpecprofError, MemoryError, RuntimeError) as error:
+                refused[config_hash] = failure_of(error)
             else:
                 self._cells[config_hash] = cell
                 notes |= dict.fromkeys(found)
@@ -125,7 +144,7 @@ class Bench:
         arms = make_arms(run, models)
         notes = arms.notes
         if arms.candidates:
-            some = encode_prompts(run, arms, prompts[:TRIAL_PROMPTS])
+            some = _Cell(run, arms, arms.speculative).first_prompts(prompts, TRIAL_PROMPTS)
             arms, finding = choose_method(run, arms, some)
             notes = (*notes, *filter(None, (finding,)))
         return _Cell(run, arms, arms.speculative), notes

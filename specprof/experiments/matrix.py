@@ -101,7 +101,11 @@ def matrices(contents: Contents, wanted: Collection[str], *, seed: int = 0) -> l
     generations: dict[tuple[str, str], list[Generation]] = defaultdict(list)
     for generation in contents.generations.values():
         generations[generation.config_hash, generation.machine_class].append(generation)
-    return [_matrix(contents, cells, machine_class, generations, seed) for (_, machine_class), cells in groups.items()]
+    return [
+        _matrix(contents, part, machine_class, generations, seed)
+        for (_, machine_class), cells in groups.items()
+        for part in _with_one_auto(cells)
+    ]
 
 
 def chosen(contents: Contents, keys: Collection[GenerationKey]) -> Contents:
@@ -115,6 +119,17 @@ def _shared(config: BenchmarkConfig) -> BenchmarkConfig:
     return dataclasses.replace(config, K=0, k_max=None, prompt_domain="")
 
 
+def _with_one_auto(cells: Sequence[CellStarted]) -> list[list[CellStarted]]:
+    """``auto`` up to 4 tokens and up to 8 are two things of one name: the second has a matrix of its own."""
+    limits = list(dict.fromkeys(cell.config.get("k_max") for cell in cells if cell.config.get("K") == "auto"))
+    parts = [
+        [cell for cell in cells if cell.config.get("K") == "auto" and cell.config.get("k_max") == limit]
+        for limit in limits
+    ]
+    fixed = [cell for cell in cells if cell.config.get("K") != "auto"]
+    return [[*fixed, *parts[0]], *parts[1:]] if parts else [fixed]
+
+
 def _matrix(
     contents: Contents,
     cells: Sequence[CellStarted],
@@ -126,7 +141,10 @@ def _matrix(
     baselines = {config.baseline().config_hash() for config in configs.values()}
     lengths = sorted({config.K or 0 for config in configs.values()}, key=_by_length)
     domains = tuple(dict.fromkeys(config.prompt_domain for config in configs.values()))
-    plain = _latest_texts(g for config_hash in baselines for g in generations[config_hash, machine_class])
+    kept = _latest_texts(
+        generation for config_hash in (*baselines, *configs) for generation in generations[config_hash, machine_class]
+    )
+    plain = [generation for generation in kept if generation.config_hash in baselines]
     measured = [generation for generation in plain if not generation.control]
     comparisons = {}
     missing = []
@@ -136,7 +154,7 @@ def _matrix(
             config = configs[cell.config_hash]
             if k != config.K:
                 continue
-            done = _latest_texts(generations[cell.config_hash, machine_class])
+            done = [generation for generation in kept if generation.config_hash == cell.config_hash]
             candidates += done
             expected = cell.num_prompts * cell.repetitions
             if len(done) < expected:

@@ -93,5 +93,5 @@ def check_writable(directory: Path) -> None:
         return
     raise ResourceError(
         f"nothing can be written to {directory}: {problem}",
-        "choose another directory (--results-dir, --output), or write nothing (--no-save)",
+        "choose another directory with --results-dir",
     )
