@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from specprof import __version__
+from specprof.commands.explain import explain
 from specprof.commands.load import load
 from specprof.commands.prompts import prompts
 from specprof.commands.results import results
@@ -35,6 +36,7 @@ app.command()(run)
 app.command()(load)
 app.command()(prompts)
 app.command()(sweep)
+app.command()(explain)
 app.add_typer(results)
 
 

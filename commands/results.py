@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from specprof.experiments.results import Contents, ResultStore
     from specprof.experiments.saved_runs import SavedRun
     from specprof.experiments.summary import CellState
+    from specprof.profiling.comparison import Comparison
 
 SCHEMA = "specprof.results/1"
 CELL_SCHEMA = "specprof.cell/1"
@@ -105,15 +106,13 @@ def show(
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)
-    contents, cells, runs = _read(results_dir, with_rounds=True)
-    _warn(contents)
-    found, found_runs = _matching(name, cells, runs)
-    if len(found) + len(found_runs) > 1:
-        raise _ambiguous(name, [*found, *found_runs])
-    if found:
-        _show_cell(contents, found[0], as_json=as_json, color=color)
+    from specprof.experiments.summary import CellState
+
+    contents, found = _named(name, results_dir)
+    if isinstance(found, CellState):
+        _show_cell(contents, found, as_json=as_json, color=color)
     else:
-        _show_run(found_runs[0], as_json=as_json, color=color)
+        _show_run(found, as_json=as_json, color=color)
 
 
 @results.command("rm")
@@ -198,6 +197,32 @@ def _read(directory: Path, *, with_rounds: bool = False) -> tuple[Contents, list
         return Contents(), [], runs
     contents = read_contents(directory, with_rounds=with_rounds)
     return contents, cell_states(contents), runs
+
+
+def saved_comparison(name: str, directory: Path) -> tuple[str, Comparison]:
+    """The one cell or run of that name: what to call it, and what it measured.
+
+    Raises:
+        UsageError: none, or several.
+    """
+    from specprof.experiments.saved_runs import SavedRun, read_run
+    from specprof.experiments.summary import compared
+    from specprof.reports.results import cell_title
+
+    contents, found = _named(name, directory)
+    if isinstance(found, SavedRun):
+        run = read_run(found.path)
+        return run.title, run.compared()
+    return cell_title(found), compared(contents, found)
+
+
+def _named(name: str, directory: Path) -> tuple[Contents, CellState | SavedRun]:
+    contents, cells, runs = _read(directory, with_rounds=True)
+    _warn(contents)
+    found, found_runs = _matching(name, cells, runs)
+    if len(found) + len(found_runs) > 1:
+        raise _ambiguous(name, [*found, *found_runs])
+    return contents, [*found, *found_runs][0]
 
 
 def _matching(

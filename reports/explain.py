@@ -1,0 +1,117 @@
+"""Why the speedup is what it is, in words and a short column of figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from specprof.profiling.attribution import Attribution, Change, attribute, best_change
+from specprof.profiling.comparison import Comparison
+from specprof.reports.tables import plain
+
+SCHEMA = "specprof.explain/1"
+
+CAUSES = {
+    "drafting accepted tokens": "The draft takes long for what it is: a smaller or faster draft model would help.",
+    "drafting rejected tokens": "Much is drafted in vain: shorter drafts, or a draft closer to the target, would help.",
+    "verifying more than one token": "A pass over several tokens costs much more than one over a single token: "
+    "this target is not bound by memory bandwidth here, so shorter drafts would help.",
+    "sampling": "Judging drafts takes long beside the models' passes: a larger target would not notice it.",
+    "overhead": "The work between the passes takes long beside them: a larger target would not notice it.",
+}
+_NOTABLE_GAIN = 1.005
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """The same as plain JSON types; None where a run doesn't tell."""
+    found, change = attribute(comparison), best_change(comparison)
+    return {
+        "attribution": None
+        if found is None
+        else dataclasses.asdict(found)
+        | {
+            "ideal_speedup": found.ideal_speedup,
+            "measured_speedup": found.measured_speedup,
+            "gap_seconds_per_token": found.gap_seconds_per_token,
+        },
+        "best_change": None if change is None else dataclasses.asdict(change),
+        "explanation": sentences(comparison),
+    }
+
+
+def render(comparison: Comparison, *, title: str) -> RenderableType:
+    """The verdict, where the time goes, and what would help."""
+    found = attribute(comparison)
+    heading = Text(plain(title), style="bold")
+    words = [Text(line) for line in sentences(comparison)]
+    if found is None:
+        return Group(heading, Text(), *words)
+    return Group(heading, Text(), words[0], Text(), _column(found), Text(), *words[1:])
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """The verdict, the largest cause and the change that would help most."""
+    found, change = attribute(comparison), best_change(comparison)
+    if found is None:
+        return ["Nothing to explain: it takes generations of both arms, plain and speculative."]
+    lines = [_verdict(comparison, found)]
+    worst = found.losses[0]
+    if worst.seconds_per_token > 0 and found.gap_seconds_per_token > 0:
+        lines.append(
+            f"The largest cause is {worst.name}: {_ms(worst.seconds_per_token)} ms per token. {CAUSES[worst.name]}"
+        )
+    if change is not None:
+        lines.append(_advice(change))
+    if found.prefill_seconds is not None and found.prefill_seconds > 0:
+        lines.append(
+            f"Before that, the draft reads the prompt too: the first token comes {_ms(found.prefill_seconds)} ms later."
+        )
+    return lines
+
+
+def _verdict(comparison: Comparison, found: Attribution) -> str:
+    speedup = comparison.speedup_decode
+    certain = ""
+    if speedup is not None and speedup.ci is not None:
+        certain = f" [{speedup.ci[0]:.2f}, {speedup.ci[1]:.2f}]"
+    return (
+        f"Measured {found.measured_speedup:.2f}x{certain}. A round yields {found.tokens_per_round:.2f} tokens: "
+        f"if it cost no more than one step of plain decoding, it would be {found.ideal_speedup:.2f}x."
+    )
+
+
+def _advice(change: Change) -> str:
+    if change.best_k == 0:
+        return (
+            f"What would help most: not to speculate. By this run's acceptance and costs no draft of up to "
+            f"{change.k:g} tokens pays ({change.speedup:.2f}x predicted at {change.k:g})."
+        )
+    if change.best_speedup < change.speedup * _NOTABLE_GAIN or change.best_k == change.k:
+        longer = " Longer drafts were not tried." if change.at_limit else ""
+        return f"K = {change.k:g} is about the best of the lengths up to it.{longer}"
+    return (
+        f"What would help most: K {change.k:g} -> {change.best_k}: {change.speedup:.2f}x -> "
+        f"{change.best_speedup:.2f}x, predicted from this run's acceptance and costs."
+    )
+
+
+def _column(found: Attribution) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="none")
+    table.add_column("ms per token")
+    table.add_column("", justify="right")
+    table.add_column("of the gap", justify="right")
+    table.add_row("plain decoding", _ms(found.ar_seconds_per_token), "")
+    table.add_row(f"ideal: that / {found.tokens_per_round:.2f}", _ms(found.ideal_seconds_per_token), "")
+    for loss in found.losses:
+        share = "" if loss.share is None else f"{loss.share * 100:.0f} %"
+        table.add_row(f"+ {loss.name}", _ms(loss.seconds_per_token), share)
+    table.add_row("= measured", _ms(found.measured_seconds_per_token), "")
+    return table
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f}"

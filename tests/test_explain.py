@@ -1,0 +1,143 @@
+"""Why a speedup is what it is: causes that add up, and the change that would help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from command_line import QUICK, command, isolate, ok
+from specprof.profiling.attribution import attribute, best_change
+from specprof.profiling.comparison import compare
+from specprof.reports import explain as report
+from specprof.reports.tables import to_text
+from test_comparison import ar, distinct, sd
+from test_metrics import make_round
+
+USAGE = 2
+
+
+def test_by_hand() -> None:
+    # AR: 10 + 1 + 1 ms a token. SD, K = 2: 4 + 11 + 0.5 + 0.5 ms a round of 2 tokens, half of the drafts in vain.
+    found = attribute(compare([ar("a"), sd("a"), ar("b"), sd("b")], temperature=0))
+    assert found is not None
+    assert (found.ideal_speedup, found.measured_speedup) == pytest.approx((2, 1.5))
+    assert found.ar_seconds_per_token == pytest.approx(0.012)
+    assert found.ideal_seconds_per_token == pytest.approx(0.006)
+    assert found.measured_seconds_per_token == pytest.approx(0.008)
+    losses = {loss.name: loss.seconds_per_token for loss in found.losses}
+    assert losses == pytest.approx(
+        {
+            "drafting accepted tokens": 0.001,
+            "drafting rejected tokens": 0.001,
+            "verifying more than one token": 0.0005,
+            "sampling": -0.00025,
+            "overhead": -0.00025,
+        }
+    )
+    assert sum(loss.share or 0 for loss in found.losses) == pytest.approx(1)
+    assert found.prefill_seconds == pytest.approx(0, abs=1e-12)
+
+
+_MILLISECONDS = st.floats(0.001, 50)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), _MILLISECONDS, _MILLISECONDS, _MILLISECONDS, _MILLISECONDS), min_size=1),
+    st.tuples(_MILLISECONDS, _MILLISECONDS, _MILLISECONDS),
+    st.integers(1, 3),
+)
+def test_causes_add_up_to_the_gap(
+    rounds: list[tuple[int, float, float, float, float]], step: tuple[float, float, float], repetitions: int
+) -> None:
+    names = ("draft_seconds", "verify_seconds", "sample_seconds", "overhead_seconds")
+    drafted = [
+        make_round(4, accepted, **dict(zip(names, (1e-3 * s for s in seconds), strict=True)))
+        for accepted, *seconds in rounds
+    ]
+    plain = make_round(0, 0, **dict(zip(names, (0.0, *(1e-3 * s for s in step)), strict=True)))
+    results = [
+        distinct(some, decoder, repetition, "a")
+        for repetition in range(repetitions)
+        for some, decoder in (([plain] * 5, "AR"), (drafted, "SD-K4"))
+    ]
+    comparison = compare(results, temperature=0)
+    found = attribute(comparison)
+    assert found is not None and comparison.speedup_decode is not None
+    assert sum(loss.seconds_per_token for loss in found.losses) == pytest.approx(
+        found.gap_seconds_per_token, rel=1e-9, abs=1e-12
+    )
+    assert found.measured_speedup == pytest.approx(comparison.speedup_decode.value)
+    assert [loss.seconds_per_token for loss in found.losses] == sorted(
+        (loss.seconds_per_token for loss in found.losses), reverse=True
+    )
+    assert to_text(report.render(comparison, title="t"), width=80, color=False)
+
+
+def test_the_change_that_would_help_is_what_the_cost_model_says() -> None:
+    # At position 1 all drafts are accepted, at position 2 none: K = 1 wins.
+    comparison = compare([ar("a"), sd("a", accepted=[1] * 8), ar("b"), sd("b", accepted=[1] * 8)], temperature=0)
+    change = best_change(comparison)
+    assert change is not None and comparison.costs is not None
+    assert (change.k, change.best_k) == (2, 1)
+    assert change.best_speedup == comparison.costs.best_k_speedup_predicted
+    assert change.best_speedup > change.speedup
+    assert any("K 2 -> 1" in line for line in report.sentences(comparison))
+
+
+def test_a_draft_that_is_never_right_is_better_left_out() -> None:
+    comparison = compare([ar("a"), sd("a", accepted=[0] * 6), ar("b"), sd("b", accepted=[0] * 6)], temperature=0)
+    assert any("not to speculate" in line for line in report.sentences(comparison))
+    found = attribute(comparison)
+    assert found is not None
+    assert found.losses[0].name == "drafting rejected tokens"
+    assert next(loss for loss in found.losses if loss.name == "drafting accepted tokens").seconds_per_token == 0
+
+
+@pytest.mark.parametrize("results", [[], [ar("a")], [sd("a")]])
+def test_one_arm_explains_nothing(results: list[object]) -> None:
+    comparison = compare(results, temperature=0)  # type: ignore[arg-type]
+    assert attribute(comparison) is None
+    assert report.sentences(comparison) == [
+        "Nothing to explain: it takes generations of both arms, plain and speculative."
+    ]
+    assert report.to_dict(comparison)["attribution"] is None
+
+
+# The command
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    isolate(tmp_path, monkeypatch)
+    ok("run", *QUICK, "--k", "3")
+    return tmp_path
+
+
+def test_the_newest_run_is_explained(kept: Path) -> None:
+    (run,) = Path("results").glob("*.jsonl")
+    newest = ok("explain")
+    assert newest.out.startswith("tiny_dev  K = 3  greedy\n")
+    assert "= measured" in newest.out and "\x1b" not in newest.out
+    assert ok("explain", run.stem).out == newest.out
+    document = ok("explain", "--json").document
+    assert document["schema"] == "specprof.explain/1" and document["name"] == run.stem
+    parts = document["attribution"]
+    assert sum(loss["seconds_per_token"] for loss in parts["losses"]) == pytest.approx(parts["gap_seconds_per_token"])
+    measured = ok("results", "show", run.stem, "--json").document["speedup_decode"]["value"]
+    assert parts["measured_speedup"] == pytest.approx(measured)
+    assert json.dumps(document, allow_nan=False)
+
+
+def test_what_can_not_be_explained(kept: Path) -> None:
+    for arguments, what in (
+        (("--results-dir", "elsewhere"), "no complete run in elsewhere"),
+        (("nothing-of-that-name",), "no cell and no run 'nothing-of-that-name'"),
+        (("--color", "red"), "--color 'red'"),
+    ):
+        outcome = command("explain", *arguments)
+        assert outcome.code == USAGE and what in outcome.told[0]
+        assert not outcome.out
