@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-import specprof.experiments.bench
 from command_line import isolate, ok
 from specprof.data.prompts import Prompt, builtin
 from specprof.errors import SpecprofError
+from specprof.experiments import arms, run
 from specprof.experiments.bench import Bench
 from specprof.experiments.config import RunConfig
 from specprof.experiments.executors import LocalExecutor, Ready
@@ -20,7 +20,6 @@ from specprof.experiments.plan import Cell, Plan
 from specprof.models.registry import get_pair
 from specprof.profiling import machine
 from specprof.profiling.metrics import GenerationResult, fold
-from specprof.reproducibility import make_deterministic  # noqa: F401  # imported early: it sets variables torch reads
 from toy_sweep import go_on, keys, lines, plan_of
 
 LENGTH = 16
@@ -28,6 +27,7 @@ LENGTH = 16
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
+    """Preparing a deterministic cell is for the whole life of a worker's process."""
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -91,12 +91,12 @@ def test_a_cell_says_what_a_run_says(
         for repetition in range(2)
         for result in [generate(bench, cell, prompt.prompt_id, repetition)]
     }
-    run = ok(
+    outcome = ok(
         *("run", "--pair", "tiny_dev", "--k", "2", "--domain", "code", "-n", "2", "--reps", "2"),
         *("--max-new-tokens", str(LENGTH), "--temperature", str(temperature), "--seed", "5"),
         *("--warmup", "0", "--deterministic", "--device", "cpu", "--jsonl", "--results-dir", str(tmp_path)),
     )
-    said = {(result.decoder, result.prompt_id, result.repetition): result for result in fold(run.events)}
+    said = {(result.decoder, result.prompt_id, result.repetition): result for result in fold(outcome.events)}
     assert set(said) == set(found) and len(said) == 2 * 2 * 2
     for key, result in said.items():
         assert found[key].generated_ids == result.generated_ids
@@ -142,12 +142,12 @@ def test_k_auto_is_one_cell(bench: Bench) -> None:
 def test_models_are_loaded_once_for_all_jobs_of_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[tuple[str, str]] = []
 
-    def load_models(run: RunConfig, *rest: Any) -> Any:
-        loaded.append((run.pair.name, run.drafter))
-        return original(run, *rest)
+    def load_models(config: RunConfig, *rest: Any) -> Any:
+        loaded.append((config.pair.name, config.drafter))
+        return original(config, *rest)
 
-    original = specprof.experiments.bench.load_models
-    monkeypatch.setattr(specprof.experiments.bench, "load_models", load_models)
+    original = arms.load_models
+    monkeypatch.setattr("specprof.experiments.bench.load_models", load_models)
     bench, of = Bench(), plan(some()[:1], temperatures=(0.0, 0.8))
     prepare(bench, of)
     prepare(bench, of, [cell_of(of, 2, temperature=0.8)])
@@ -183,13 +183,13 @@ def test_a_cell_that_cannot_be_run_is_refused_by_itself(bench: Bench) -> None:
 def test_a_cell_whose_warm_up_needs_too_much_memory_is_refused_by_itself(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warm_up(run: RunConfig, *rest: Any, **named: Any) -> None:
-        if run.k == 4:
+    def warm_up(config: RunConfig, *rest: Any, **named: Any) -> None:
+        if config.k == 4:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:126] DefaultCPUAllocator: can't allocate memory")
-        original(run, *rest, **named)
+        original(config, *rest, **named)
 
-    original = specprof.experiments.bench.warm_up
-    monkeypatch.setattr(specprof.experiments.bench, "warm_up", warm_up)
+    original = run.warm_up
+    monkeypatch.setattr("specprof.experiments.bench.warm_up", warm_up)
     of = plan(k=(2, 4))
     ready = prepare(bench, of)
     assert {why.reason for why in ready.refused.values()} == {"out of memory"}

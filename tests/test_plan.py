@@ -15,11 +15,12 @@ import pytest
 from specprof.data.prompts import Prompt
 from specprof.errors import UnavailableError
 from specprof.experiments.plan import NUM_CONTROLS, Plan, Task, cell_config, prompt_hash
+from specprof.experiments.records import GenerationKey
 from specprof.experiments.remaining import Remaining
 from toy_sweep import ELSEWHERE, HERE, plan_of, prompts
 
 
-def written(tasks: Iterable[Task]) -> list[tuple[Any, ...]]:
+def written(tasks: Iterable[Task]) -> list[GenerationKey]:
     return [task.key(HERE) for task in tasks]
 
 
@@ -212,7 +213,11 @@ def retrain(model: Path) -> None:
 
 def test_retrained_weights_are_other_cells(copied: Path) -> None:
     def cells() -> dict[tuple[str, int | str], str]:
-        own = {"draft": str(copied / "draft"), "target": str(copied / "target"), "drafters": ("model", "ngram")}
+        own: dict[str, Any] = {
+            "draft": str(copied / "draft"),
+            "target": str(copied / "target"),
+            "drafters": ("model", "ngram"),
+        }
         found = plan_of(prompts(1, ("code",)), **own).cells
         return {(cell.run.drafter, cell.run.k): cell.config_hash for cell in found}
 

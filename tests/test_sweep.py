@@ -29,7 +29,7 @@ def rewrite(directory: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     before = lines(directory)
     kept = [line for line in before if keep(line)]
     (directory / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    return sum(line["kind"] == "generation" for line in before) - len(lines(directory, "generation"))
+    return len([line for line in before if line["kind"] == "generation"]) - len(lines(directory, "generation"))
 
 
 class NoWorkers:

@@ -145,7 +145,7 @@ def test_what_failed_is_tried_again_only_when_asked_to(tmp_path: Path, monkeypat
     remaining = go_on(plan, tmp_path, watch=told)
     assert lines(tmp_path, "generation", "failure", "cell", "machine") == written
     assert sorted(failure.reason for failure in remaining.failures.values()) == ["crash", "crash"]
-    assert told.failures == told.notes == []
+    assert told.failures == [] and told.notes == []
 
     remaining = go_on(plan, tmp_path, retry_failed=True)
     assert remaining.failures == {}
@@ -205,7 +205,7 @@ class Slow(Inline):
         super().__init__(HERE)
         self.now = 0.0
         self.seconds = seconds
-        monkeypatch.setattr(specprof.experiments.sweep.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def lives_on(self) -> bool:
         self.now += self.seconds
@@ -571,27 +571,45 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path: Pa
     assert read_contents(directory).notes == []
 
 
+COMMAND = [
+    *("sweep", "--pair", "tiny_dev", "--k", "1,3", "-n", "2", "--reps", "3", "--max-new-tokens", "24"),
+    *("--temperature", "0,0.8", "--deterministic", "--warmup", "0", "--domain", "code,conversation"),
+]
+NUM_GENERATIONS = 2 * 2 * 3 * 3 * 2 + 2 * 2 * 3
+"""Domains, prompts, arms, repetitions and temperatures; and controls."""
+
+
+def command(directory: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "specprof", *COMMAND, "--results-dir", str(directory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(directory: Path) -> None:
+    driver = command(directory)
+    out, err = driver.communicate()
+    assert driver.returncode == 0, err.decode()
+    assert b"K = 3" in out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("whole")
+    finish(directory)
+    return directory
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.slow
-def test_the_command_is_killed_and_goes_on(tmp_path: Path, seed: int) -> None:
-    """The same with the command itself and real models: six kills each."""
+def test_the_command_is_killed_and_goes_on(tmp_path: Path, uninterrupted: Path, seed: int) -> None:
+    """The same with the command itself and real models: five kills each."""
     draw = random.Random(seed)
-    arguments = [
-        *("sweep", "--pair", "tiny_dev", "--k", "1,3", "-n", "2", "--reps", "3", "--max-new-tokens", "24"),
-        *("--temperature", "0,0.8", "--deterministic", "--warmup", "0", "--domain", "code,conversation"),
-    ]
-
-    def command(directory: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "specprof", *arguments, "--results-dir", str(directory)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    directory, path = tmp_path / "killed", tmp_path / "killed" / "records.jsonl"
-    for point in range(6):
-        driver = command(directory)
+    path = tmp_path / "records.jsonl"
+    for point in range(5):
+        driver = command(tmp_path)
         if point == 0:
             time.sleep(draw.uniform(0, 6))
         else:
@@ -607,12 +625,8 @@ def test_the_command_is_killed_and_goes_on(tmp_path: Path, seed: int) -> None:
         assert left == []
         if path.exists() and path.stat().st_size and draw.random() < 0.5:
             tear(path, draw)
-    assert len(read_contents(directory).generations) < 2 * 2 * 3 * 3 * 2 + 12
-    for finished in (directory, tmp_path / "whole"):
-        driver = command(finished)
-        out, err = driver.communicate()
-        assert driver.returncode == 0, err.decode()
-        assert b"K = 3" in out
-    assert len(keys(directory)) == len(set(keys(directory))) == 2 * 2 * 3 * 3 * 2 + 12
-    assert said(directory) == said(tmp_path / "whole")
-    assert lines(directory, "failure") == []
+    assert len(read_contents(tmp_path).generations) < NUM_GENERATIONS
+    finish(tmp_path)
+    assert len(keys(tmp_path)) == len(set(keys(tmp_path))) == NUM_GENERATIONS
+    assert said(tmp_path) == said(uninterrupted)
+    assert lines(tmp_path, "failure") == []

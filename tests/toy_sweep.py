@@ -6,7 +6,6 @@ so what only the driver needs is imported inside functions.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from toy_bench import job as job_that
 if TYPE_CHECKING:
     from specprof.experiments.executors import Executor
     from specprof.experiments.plan import Cell, Plan
-    from specprof.experiments.records import Failure, Generation
+    from specprof.experiments.records import Failure
     from specprof.experiments.remaining import Progress, Remaining
     from specprof.experiments.results import ResultStore
     from specprof.experiments.sweep import Policy
@@ -123,9 +122,9 @@ def plan_of(
     from specprof.experiments.plan import make_plan
     from specprof.experiments.sweep_config import SweepConfig
 
-    settings = {"k": (1, 2), "repetitions": 2, "max_new_tokens": 8} | settings
+    defaults: dict[str, Any] = {"k": (1, 2), "repetitions": 2, "max_new_tokens": 8}
     chosen = prompts() if some_prompts is None else some_prompts
-    return make_plan(SweepConfig(**settings), chosen, offline=offline, order_seed=order_seed, split=split)
+    return make_plan(SweepConfig(**(defaults | settings)), chosen, offline=offline, order_seed=order_seed, split=split)
 
 
 @dataclass
@@ -268,11 +267,7 @@ def failures(directory: Path) -> list[tuple[int | str, str]]:
     return [(lengths[line["config_hash"]], line["reason"]) for line in lines(directory, "failure")]
 
 
-def without(generation: Generation, **changes: Any) -> Generation:
-    return dataclasses.replace(generation, **changes)
-
-
-KILLED = {"k": (1, 2, 4), "repetitions": 4, "temperatures": (0.0, 0.8)}
+KILLED: dict[str, Any] = {"k": (1, 2, 4), "repetitions": 4, "temperatures": (0.0, 0.8)}
 """What is swept as a script: 288 generations and 12 controls."""
 
 if __name__ == "__main__":

@@ -59,12 +59,12 @@ class Matrix:
 
     def best(self, domain: str) -> DraftLength | None:
         """The draft length with the largest speedup in a domain; None where none was measured."""
-        values = {}
+        values: dict[DraftLength, float] = {}
         for k, comparison in self.comparisons.items():
             found = comparison.domains.get(domain)
             if found and found.speedup_decode and found.speedup_decode.value is not None:
                 values[k] = found.speedup_decode.value
-        return max(values, key=lambda k: values[k]) if values else None
+        return max(values, key=values.__getitem__) if values else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

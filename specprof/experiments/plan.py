@@ -99,7 +99,8 @@ class Plan:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        return tuple(cell for part in (*self.batches, *self.unavailable) for cell in part.cells)
+        parts: tuple[Batch | Unavailable, ...] = (*self.batches, *self.unavailable)
+        return tuple(cell for part in parts for cell in part.cells)
 
     @property
     def tasks(self) -> Iterator[Task]:

@@ -151,7 +151,9 @@ class RayWorker:
         except ray.exceptions.RayError as error:
             raise ResourceError(
                 f"a worker can't be started on the Ray cluster: {_cause(error)}",
-                "specprof has to be installed on every node, in the environment that `ray start` ran in",
+                "specprof has to be installed on every node, in the environment that `ray start` ran in"
+                if getattr(error, "actor_init_failed", False)
+                else "see `ray status` for the nodes that are left",
             ) from error
         if version != __version__:
             raise ResourceError(
@@ -211,9 +213,9 @@ class RayWorker:
 
     def _kill_actor(self) -> None:
         ray = _ray()
-        # Also one that is dead already, or that has outlived the connection to its cluster.
-        with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
-            ray.kill(self._actor, no_restart=True)
+        if ray.is_initialized():  # otherwise Ray would start a cluster in order to look for the actor
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(self._actor, no_restart=True)
 
 
 class RayExecutor:
@@ -373,7 +375,7 @@ def _connected(address: str | None, num_workers: int | None) -> Iterator[None]:
 
 def _start_or_join(address: str | None, directory: str | None, num_workers: int | None) -> None:
     ray = _ray()
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if address is None:
         options |= {
             "include_dashboard": False,
@@ -444,20 +446,29 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+class _Retell(logging.Handler):
+    """Ray's log, as a detail of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _LOG.debug("Ray: %s", record.getMessage())
+
+
 @contextlib.contextmanager
 def _without_rays_output() -> Iterator[None]:
-    """Log what Ray has to say about its nodes: it prints that on stdout, which is for results, whatever one sets."""
+    """Take what Ray would print into our log: it writes on stderr as it likes, and tells of dead nodes on stdout,
+    which is for results, whatever one sets."""
     internals: Any = importlib.import_module("ray._private.worker")
-    theirs = internals.print_to_stdstream
+    logger = logging.getLogger("ray")
+    theirs, handlers = internals.print_to_stdstream, logger.handlers[:]
 
-    def ours(message: Mapping[str, Any], *_: object, **__: object) -> None:
+    def retell(message: Mapping[str, Any], *_: object, **__: object) -> None:
         _LOG.debug("Ray: %s", " ".join(str(line) for line in message["lines"]))
 
-    internals.print_to_stdstream = ours
+    internals.print_to_stdstream, logger.handlers[:] = retell, [_Retell()]
     try:
         yield
     finally:
-        internals.print_to_stdstream = theirs
+        internals.print_to_stdstream, logger.handlers[:] = theirs, handlers
 
 
 # --- what Ray says of a death
@@ -476,6 +487,10 @@ def _death(error: Exception) -> Died:
 def _cause(error: Exception) -> str:
     """The one sentence of Ray's report that says why."""
     text = str(error)
+    if type(error).__name__ == "ActorUnavailableError":
+        return "the Ray actor can't be reached: its node, or the network, is down"
+    if "The actor never ran" in text:
+        return "the node that it belongs to is gone"
     if found := re.search(r"The actor is dead because (.+?)(\. |\.?$|\n)", text):
         return f"the Ray actor died because {found[1]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

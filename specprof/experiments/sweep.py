@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from specprof.errors import ResourceError
 from specprof.experiments.executors import Died, Executor, Failed, Generated, Ready, Worker
 from specprof.experiments.plan import Batch, Cell, Plan, Task, prompt_hash
 from specprof.experiments.records import CellStarted, Failure, Generation, Machine
@@ -67,6 +68,8 @@ class Sweep:
         self.session, self.policy = session, policy
         self._batches = [batch for batch in plan.batches if remaining.missing(batch, remaining.machine_class)]
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._num_workers = self._num_busy = 0
         self._stop = threading.Event()
         self._spent: dict[str, float] = defaultdict(float)
         self._deaths: Counter[Task] = Counter()
@@ -87,14 +90,14 @@ class Sweep:
         try:
             if self._batches and not self._stop.is_set():
                 workers = self.executor.workers()
-                self.remaining.num_workers = len(workers)
+                self.remaining.num_workers = self._num_workers = len(workers)
                 threads += [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in workers]
                 for thread in threads:
                     thread.start()
                 for thread in threads:
                     thread.join()
         except KeyboardInterrupt:
-            self._stop.set()
+            self._halt()
             self.executor.close()
             for thread in threads:
                 thread.join(timeout=5)
@@ -109,15 +112,45 @@ class Sweep:
         try:
             while (batch := self._next_batch()) is not None:
                 while not self._do(worker, batch):
-                    worker = self.executor.replace(worker)
+                    try:
+                        worker = self.executor.replace(worker)
+                    except ResourceError as error:
+                        self._leave(worker, batch, error)
+                        return
+                with self._changed:
+                    self._num_busy -= 1
+                    self._changed.notify_all()
         except BaseException as error:  # a thread has nobody to tell: run() raises it
             self._error = self._error or error
-            self._stop.set()
+            self._halt()
             self.executor.close()
 
     def _next_batch(self) -> Batch | None:
-        with self._lock:
-            return self._batches.pop(0) if self._batches and not self._stop.is_set() else None
+        """Waits while another worker is busy: its batch comes back if it has to leave."""
+        with self._changed:
+            while not self._batches and self._num_busy and not self._stop.is_set():
+                self._changed.wait()
+            if not self._batches or self._stop.is_set():
+                return None
+            self._num_busy += 1
+            return self._batches.pop(0)
+
+    def _leave(self, worker: Worker, batch: Batch, error: ResourceError) -> None:
+        """A worker died and can't be replaced, as when its node is gone: the others do its work, if there are any."""
+        with self._changed:
+            self._num_busy -= 1
+            self._num_workers -= 1
+            if not self._num_workers:
+                raise error
+            self.remaining.num_workers = self._num_workers
+            self._batches.insert(0, batch)
+            self._changed.notify_all()
+        self.watch.note(f"{worker.name} is gone, the others go on: {error.message}")
+
+    def _halt(self) -> None:
+        with self._changed:
+            self._stop.set()
+            self._changed.notify_all()
 
     def _do(self, worker: Worker, batch: Batch) -> bool:
         """Measure what a batch still lacks; False if the worker died."""
@@ -130,6 +163,8 @@ class Sweep:
         ready = worker.prepare(batch.job(cells.values()), LOAD_TIMEOUT)
         if self._stop.is_set():
             return True
+        if isinstance(ready, Died) and self._may_retry(worker, tasks[0], ready):
+            return False
         if not isinstance(ready, Ready):
             self._fail_to_load(list(cells.values()), self.remaining.machine_class or "", ready)
             return not isinstance(ready, Died)
@@ -162,14 +197,18 @@ class Sweep:
         if isinstance(reply, Generated):
             self._keep(task, machine_class, started_at, seconds, reply.events)
             return True
-        if isinstance(reply, Died) and self._deaths[task] < self.executor.retries:
-            self._deaths[task] += 1
-            self.watch.note(f"{worker.name}: {reply.message}; another one goes on")
+        if isinstance(reply, Died) and self._may_retry(worker, task, reply):
             return False
-        if isinstance(reply, Died) and reply.reason == "timeout":
-            reply = Died("timeout", f"it took longer than {limit:g} s")
         self._fail([cell], machine_class, reply, task=task)
         return not isinstance(reply, Died)
+
+    def _may_retry(self, worker: Worker, task: Task, died: Died) -> bool:
+        """Whether what a worker died over is tried again; a hang would only hang again."""
+        if died.reason == "timeout" or self._deaths[task] >= self.executor.retries:
+            return False
+        self._deaths[task] += 1
+        self.watch.note(f"{worker.name}: {died.message}; another one goes on")
+        return True
 
     # What is written. One thread at a time.
 
@@ -250,7 +289,7 @@ class Sweep:
                 self._write_off(larger, machine_class, "skipped", message, None, None)
             self.store.sync()
             if self.policy.fail_fast:
-                self._stop.set()
+                self._halt()
 
     def _write_off(
         self,
