@@ -222,7 +222,7 @@ def _named(name: str, directory: Path) -> tuple[Contents, CellState | SavedRun]:
     found, found_runs = _matching(name, cells, runs)
     if len(found) + len(found_runs) > 1:
         raise _ambiguous(name, [*found, *found_runs])
-    return contents, [*found, *found_runs][0]
+    return contents, found[0] if found else found_runs[0]
 
 
 def _matching(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from command_line import QUICK, command, isolate, ok
 from specprof.profiling.attribution import attribute, best_change
 from specprof.profiling.comparison import compare
+from specprof.profiling.events import Round
 from specprof.reports import explain as report
 from specprof.reports.tables import to_text
 from test_comparison import ar, distinct, sd
@@ -45,6 +46,18 @@ def test_by_hand() -> None:
 _MILLISECONDS = st.floats(0.001, 50)
 
 
+def timed(drafted: int, accepted: int, draft: float, verify: float, sample: float, overhead: float) -> Round:
+    """A round whose phases take so many milliseconds."""
+    return make_round(
+        drafted,
+        accepted,
+        draft_seconds=1e-3 * draft,
+        verify_seconds=1e-3 * verify,
+        sample_seconds=1e-3 * sample,
+        overhead_seconds=1e-3 * overhead,
+    )
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 4), _MILLISECONDS, _MILLISECONDS, _MILLISECONDS, _MILLISECONDS), min_size=1),
     st.tuples(_MILLISECONDS, _MILLISECONDS, _MILLISECONDS),
@@ -53,12 +66,8 @@ _MILLISECONDS = st.floats(0.001, 50)
 def test_causes_add_up_to_the_gap(
     rounds: list[tuple[int, float, float, float, float]], step: tuple[float, float, float], repetitions: int
 ) -> None:
-    names = ("draft_seconds", "verify_seconds", "sample_seconds", "overhead_seconds")
-    drafted = [
-        make_round(4, accepted, **dict(zip(names, (1e-3 * s for s in seconds), strict=True)))
-        for accepted, *seconds in rounds
-    ]
-    plain = make_round(0, 0, **dict(zip(names, (0.0, *(1e-3 * s for s in step)), strict=True)))
+    drafted = [timed(4, accepted, *seconds) for accepted, *seconds in rounds]
+    plain = timed(0, 0, 0.0, *step)
     results = [
         distinct(some, decoder, repetition, "a")
         for repetition in range(repetitions)

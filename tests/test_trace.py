@@ -479,16 +479,11 @@ def test_a_draft_ended_by_an_end_of_sequence_was_not_rejected() -> None:
 # ---- size
 
 
-def long_run(num_rounds: int) -> Iterator[Event]:
+def long_run(num_rounds: int) -> Iterable[Event]:
     """Generations of 50 rounds, the arms in turn."""
-    for generation in range(num_rounds // 100):
-        prompt = f"p{generation}"
-        yield prefilled(prompt, AR)
-        yield from (plain(index, prompt) for index in range(50))
-        yield ended(prompt, AR)
-        yield prefilled(prompt)
-        yield from (drafted(index, prompt) for index in range(50))
-        yield ended(prompt)
+    hundred: list[Event] = [prefilled(decoder=AR), *map(plain, range(50)), ended(decoder=AR)]
+    hundred += [prefilled(), *map(drafted, range(50)), ended()]
+    return itertools.chain.from_iterable(itertools.repeat(hundred, num_rounds // 100))
 
 
 def test_a_long_run_is_cut_at_the_limit() -> None:
@@ -602,7 +597,8 @@ def test_a_full_disk_is_told_at_the_end_and_the_run_goes_on(num_rounds: int) -> 
     taken: list[Event] = []
 
     def run() -> Iterator[Event]:
-        for event in (prefilled(), *map(drafted, range(num_rounds))):
+        events: list[Event] = [prefilled(), *map(drafted, range(num_rounds))]
+        for event in events:
             taken.append(event)
             yield event
 

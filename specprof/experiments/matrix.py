@@ -64,7 +64,7 @@ class Matrix:
             found = comparison.domains.get(domain)
             if found and found.speedup_decode and found.speedup_decode.value is not None:
                 values[k] = found.speedup_decode.value
-        return max(values, key=values.__getitem__) if values else None
+        return max(values.items(), key=lambda item: item[1])[0] if values else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

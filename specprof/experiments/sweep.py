@@ -199,6 +199,9 @@ class Sweep:
             return True
         if isinstance(reply, Died) and self._may_retry(worker, task, reply):
             return False
+        if isinstance(reply, Died) and reply.reason == "timeout":
+            # The worker had what was left of the cell's time, which says little to whoever gave the whole.
+            reply = Died("timeout", f"it took longer than {limit:g} s")
         self._fail([cell], machine_class, reply, task=task)
         return not isinstance(reply, Died)
 

@@ -194,12 +194,13 @@ class TraceWriter:
         seconds = event.draft_seconds, event.verify_seconds, event.sample_seconds, event.overhead_seconds
         draft, verify, sample, end = _ends(start, *seconds)
         drafts = bool(event.draft_tokens) or event.k is not None
+        shows_draft = bool(event.draft_tokens) or draft > start
         batch = [_slice(arm, _HOST, "round", "round", start, end, self._round_args(event))]
         if drafts:
             batch.append(_counter(arm, "accepted", "tokens", start, event.num_accepted))
         if end > start:
             batch.append(_counter(arm, "speed", "tokens/s", start, len(event.emitted_tokens) / ((end - start) / 1e9)))
-        if event.draft_tokens or draft > start:
+        if shows_draft:
             args = {"index": event.index, "draft_tokens": event.draft_tokens}
             args |= self._text("draft_text", event.draft_tokens)
             batch.append(_slice(arm, _DRAFT, "round", "draft", start, draft, args))
@@ -207,7 +208,7 @@ class TraceWriter:
             batch.append(_flow(arm, "s", _DRAFT, max(start, draft - 1), self._num_rounds))
         positions = {"index": event.index, "num_positions": len(event.draft_tokens) + 1}
         batch.append(_slice(arm, _TARGET, "round", "verify", draft, verify, positions))
-        if event.draft_tokens or draft > start:
+        if shows_draft:
             batch.append(_flow(arm, "f", _TARGET, draft, self._num_rounds))
         if sample > verify:
             batch.append(_slice(arm, _SAMPLE, "round", "sample", verify, sample))
