@@ -24,12 +24,16 @@ from specprof.models import hub
 from specprof.reproducibility import make_deterministic
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from specprof.experiments.arms import Arms
     from specprof.experiments.run import EncodedPrompt
     from specprof.profiling.comparison import Comparison
+    from specprof.profiling.cost_model import CostCurve
     from specprof.profiling.events import RunStarted
 
 SCHEMA = "specprof.run/1"
+COSTS_SCHEMA = "specprof.costs/1"
 DEFAULT_NUM_PROMPTS = 12
 
 
@@ -112,6 +116,16 @@ def run(
     chat_template: Annotated[
         str, typer.Option("--chat-template", help="auto (use the model's own where prompts are instructions) or off.")
     ] = "auto",
+    no_cost_curve: Annotated[
+        bool, typer.Option("--no-cost-curve", help="Don't measure first what rounds of each K cost.")
+    ] = False,
+    cost_only: Annotated[
+        bool, typer.Option("--cost-only", help="Measure what rounds of each K cost, say what would pay, and stop.")
+    ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="Write a trace for ui.perfetto.dev as well; .gz compresses it."),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
     ] = False,
@@ -149,6 +163,9 @@ def run(
     narration.set_up(detailed=verbose >= 2, quiet=quiet, as_json=log_json)
     if as_json and as_jsonl:
         raise UsageError("--json and --jsonl exclude each other", "one document, or one event a line")
+    if cost_only and (no_cost_curve or as_jsonl or trace is not None):
+        other = "--no-cost-curve" if no_cost_curve else "--jsonl" if as_jsonl else "--trace"
+        raise UsageError(f"--cost-only and {other} exclude each other", "leave one of them out")
     wants_color(color, sys.stdout)
     config = RunConfig(
         pair=chosen_pair(pair, draft, target, dtype, drafter=drafter),
@@ -170,7 +187,7 @@ def run(
         device_map=device_map,
         forward=forward,
         ignore_eos=ignore_eos,
-        detail=detail,
+        detail=detail or trace is not None,
         deterministic=deterministic,
         chat_template=chat_template,
         random_weights=random_weights,
@@ -182,9 +199,9 @@ def run(
     )
     texts = _chosen_prompts(prompt or [], prompts, domain or [], num_prompts)
     run_id = new_run_id()
-    file = None if no_save else RunFile(results_dir, run_id)
-    if output is not None:
-        check_file_writable(output)
+    file = None if no_save or cost_only else RunFile(results_dir, run_id)
+    for written in filter(None, (output, trace)):
+        check_file_writable(written)
     _check_models_are_here(config)
 
     # What needs PyTorch or numpy is imported once everything that can be refused has been.
@@ -195,6 +212,10 @@ def run(
 
     bars = narration.stderr_is_terminal() and not (quiet or log_json)
     arms, encoded = _ready(config, texts, bars=bars)
+    curve = None if no_cost_curve else _surveyed(config, arms, encoded)
+    if cost_only:
+        _report_costs(config, arms, curve, output, as_json=as_json, color=color)
+        return
     total = config.repetitions * len(encoded) * config.num_arms
     lines = JsonLines(sys.stdout) if as_jsonl else None
     with ExitStack() as stack:
@@ -205,10 +226,14 @@ def run(
             sinks.append(lines)
         if verbose and not log_json:
             sinks.append(TextStream(arms.tokenizer, arms.speculative.label, color=wants_color(color, sys.stderr)))
+        if trace is not None:
+            from specprof.profiling.trace import trace_file
+
+            sinks.append(stack.enter_context(trace_file(trace, decode=arms.tokenizer.decode)))
         bar = stack.enter_context(narration.progress("measuring", total, shown=bars and not verbose))
         sinks.append(lambda event: bar.advance() if isinstance(event, PromptEnded) else None)
         try:
-            events = tee(measure(config, arms, encoded, run_id), sinks)
+            events = tee(measure(config, arms, encoded, run_id, curve), sinks)
             started = next(events)
             assert isinstance(started, RunStarted)
             results = []
@@ -224,6 +249,7 @@ def run(
         results,
         temperature=config.temperature,
         domains={p.prompt.prompt_id: p.prompt.domain for p in encoded},
+        curve=curve,
         seed=config.seed,
     )
     document = _document(started, config, comparison, file)
@@ -235,6 +261,8 @@ def run(
         _print_table(comparison, config, arms, color)
     if file is not None:
         LOG.info("events: %s", file.path)
+    if trace is not None:
+        LOG.info("trace: %s (open it at ui.perfetto.dev)", trace)
     if lines is not None and lines.failure is not None:
         raise lines.failure
 
@@ -305,6 +333,44 @@ def _ready(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Arms,
     return arms, prompts
 
 
+def _surveyed(config: RunConfig, arms: Arms, prompts: list[EncodedPrompt]) -> CostCurve | None:
+    from specprof.experiments.cost_survey import survey_costs
+
+    return survey_costs(config, arms, prompts)
+
+
+def _report_costs(
+    config: RunConfig, arms: Arms, curve: CostCurve | None, output: Path | None, *, as_json: bool, color: str
+) -> None:
+    """What ``--cost-only`` prints.
+
+    Raises:
+        UsageError: nothing is drafted.
+    """
+    if curve is None:
+        raise UsageError("there are no costs of drafting to measure", "give --k 1 or more")
+    from specprof.profiling.machine import describe
+    from specprof.reports import tables
+
+    document = {
+        "schema": COSTS_SCHEMA,
+        "specprof_version": __version__,
+        "pair": config.pair.name,
+        "caveats": list(config.caveats),
+        "cost_curve": curve.to_dict(),
+        "by_k": tables.costs_by_k(curve),
+        "config": config.to_dict() | {"models": arms.describe(config.pair)},
+        "machine": describe(),
+    }
+    if output is not None:
+        _write(output, document | {"events_file": None})
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        title, subtitle = _titles(config, arms)
+        _print(tables.render_costs(curve, title=title, subtitle=subtitle), color)
+
+
 def _document(started: RunStarted, config: RunConfig, comparison: Comparison, file: RunFile | None) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
@@ -331,6 +397,11 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: str) -> None:
     from specprof.reports import tables
 
+    title, subtitle = _titles(config, arms)
+    _print(tables.render(comparison, title=title, subtitle=subtitle), color)
+
+
+def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
     how = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
     title = f"{config.pair.name}  K = {config.k}  {how}"
     if config.k == "auto":
@@ -342,9 +413,13 @@ def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: s
     if arms.vocab_method is not None:
         title += f"  vocab method {arms.vocab_method}"
     subtitle = f"{arms.target.name} on {arms.target.device}, {str(arms.target.dtype).removeprefix('torch.')}"
-    colored = wants_color(color, sys.stdout)
+    return title, "; ".join((subtitle, *config.caveats))
+
+
+def _print(renderable: RenderableType, color: str) -> None:
+    from specprof.reports import tables
+
     terminal = sys.stdout.isatty()
-    table = tables.render(comparison, title=title, subtitle="; ".join((subtitle, *config.caveats)))
     ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
     width = min(shutil.get_terminal_size().columns, 120) if terminal else 100
-    sys.stdout.write(tables.to_text(table, width=width, color=colored, ascii=ascii_only))
+    sys.stdout.write(tables.to_text(renderable, width=width, color=wants_color(color, sys.stdout), ascii=ascii_only))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
@@ -17,7 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from specprof.profiling.comparison import Arm, Comparison, OutputMatch, Phase, Speedup
+from specprof.profiling.cost_model import CostCurve, alpha_for
 from specprof.profiling.metrics import BYTES_PER_MB, AcceptanceCounts
+
+T = TypeVar("T")
 
 DASH = "-"
 LABEL_WIDTH = 12
@@ -35,6 +39,7 @@ def render(comparison: Comparison, *, title: str, subtitle: str | None = None) -
         _time(comparison),
         _latency(comparison),
         _cost_model(comparison),
+        _other_lengths(comparison),
         _output(comparison),
         _warnings(comparison),
     ]
@@ -297,6 +302,71 @@ def _cost_model(comparison: Comparison) -> RenderableType | None:
     if costs.best_k is not None:
         table.add_row(f"best K up to {k}", _best_k(costs.best_k, costs.best_k_speedup_predicted))
     return _section("Cost model", [table])
+
+
+def _other_lengths(comparison: Comparison) -> RenderableType | None:
+    """Every K that this run can speak of."""
+    found = _some(comparison.predictions)
+    if not found:
+        return None
+    table = _grid("left", *["right"] * len(found))
+    table.add_row("K", *(str(p.k) for p in found))
+    table.add_row("break-even, tokens/round", *(_fixed(p.break_even_tau) for p in found))
+    table.add_row("predicted tokens/round", *(_fixed(p.tokens_per_round) for p in found))
+    best = max(found, key=lambda p: p.speedup)
+    table.add_row("predicted speedup", *(Text(_times(p.speedup), style="bold" if p is best else "") for p in found))
+    if any(p.speedup_from_alpha is not None for p in found):
+        table.add_row("with one alpha for all", *(_times(p.speedup_from_alpha) for p in found))
+    return _section("Other K", [table])
+
+
+_MOST_LENGTHS = 9
+
+
+def _some(items: Sequence[T]) -> list[T]:
+    """All, or where that is too wide every second, third, ..., the first and the last among them."""
+    step = -(-len(items) // _MOST_LENGTHS)
+    return [item for index, item in enumerate(items) if index % step == 0 or index == len(items) - 1]
+
+
+def render_costs(curve: CostCurve, *, title: str, subtitle: str | None = None) -> RenderableType:
+    """What rounds of each draft length cost, and from which acceptance on they pay."""
+    rows = _some([row for row in costs_by_k(curve) if row["k"]])
+    table = _grid("left", *["right"] * len(rows))
+
+    def add(label: str, key: str, digits: int = 2) -> None:
+        table.add_row(label, *(_fixed(row[key], digits) for row in rows))
+
+    table.add_row("K", *(str(row["k"]) for row in rows))
+    add("a drafted token, c", "draft_cost_ratio", 3)
+    add("verifying, v", "verify_ratio", 3)
+    add("the rest, o", "overhead_ratio", 3)
+    add("break-even, tokens/round", "break_even_tau")
+    add("break-even alpha", "break_even_alpha")
+    step = Text(f"one target pass  {_ms(curve.target_step_seconds)} ms; in such passes:")
+    rounds = Text(f"{min(curve.num_rounds)} rounds or more of each length, side by side", style="dim")
+    note = Text("A dash: not even if everything were accepted.", style="dim")
+    return Group(_heading(title, subtitle), _section("Cost curve", [step, table, rounds, note]))
+
+
+def costs_by_k(curve: CostCurve) -> list[dict[str, Any]]:
+    """The ratios of each draft length as plain JSON types."""
+    rows: list[dict[str, Any]] = []
+    for k in range(curve.longest + 1):
+        c = curve.draft_cost_ratio(k) if k else None
+        needed = curve.break_even_tau(k) if k else None
+        rows.append(
+            {
+                "k": k,
+                "draft_cost_ratio": c,
+                "verify_ratio": curve.verify_ratio(k),
+                "overhead_ratio": curve.overhead_ratio(k),
+                "break_even_tau": needed,
+                "break_even_alpha": None if needed is None else alpha_for(needed, k),
+                "num_rounds": curve.num_rounds[k],
+            }
+        )
+    return rows
 
 
 def _break_even(comparison: Comparison) -> str:

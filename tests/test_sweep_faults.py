@@ -419,7 +419,7 @@ def test_a_disk_that_is_full_ends_the_sweep(tmp_path: Path, processes: Path, num
     told = Limited(tmp_path / "records.jsonl", 7)
     executor = LocalExecutor(make_bench=TOY, num_workers=num_workers)
     with pytest.raises(ResourceError) as failed:
-        go_on(plan, tmp_path, executor=executor, watch=told)
+        go_on(plan, tmp_path, executor=executor, watch=told, close=False)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     assert "records.jsonl" in failed.value.message
     assert "kept" in failed.value.hint
@@ -442,9 +442,11 @@ class Impatient(Told):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_ctrl_c_ends_the_sweep_and_the_workers(tmp_path: Path, processes: Path, num_workers: int) -> None:
     plan = plan_of(prompts(3), repetitions=4, split="baseline")
+    executor = LocalExecutor(make_bench=TOY, num_workers=num_workers)
     with pytest.raises(KeyboardInterrupt):
-        go_on(plan, tmp_path, watch=Impatient(), executor=LocalExecutor(make_bench=TOY, num_workers=num_workers))
-    assert living(processes) == []
+        go_on(plan, tmp_path, watch=Impatient(), executor=executor, close=False)
+    assert len(executor.workers()) == num_workers
+    assert [worker.pid for worker in executor.workers() if _lives(worker.pid)] == living(processes) == []
     assert 5 <= len(keys(tmp_path)) < len(list(plan.tasks)) / 2
     assert lines(tmp_path, "failure") == []  # interrupted is not failed
     go_on(plan, tmp_path)

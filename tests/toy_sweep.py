@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from specprof.experiments.plan import Cell, Plan
     from specprof.experiments.records import Failure
     from specprof.experiments.remaining import Progress, Remaining
-    from specprof.experiments.results import ResultStore
     from specprof.experiments.sweep import Policy
 
 TOY = "toy_sweep:ToyBench"
@@ -158,9 +157,9 @@ def go_on(
     retry_failed: bool = False,
     policy: Policy | None = None,
     watch: Told | None = None,
-    store: ResultStore | None = None,
+    close: bool = True,
 ) -> Remaining:
-    """One session, as the command has it: measure what the store lacks."""
+    """One session, as the command has it: measure what the store lacks. ``close``: the executor, whatever happens."""
     from specprof.commands.sweep import _remaining
     from specprof.experiments.records import SCHEMA, Session
     from specprof.experiments.results import ResultStore
@@ -169,7 +168,7 @@ def go_on(
     executor = executor or LocalExecutor(make_bench=TOY)
     session = f"session {time.monotonic_ns()}"
     try:
-        with store or ResultStore.open(directory) as opened:
+        with ResultStore.open(directory) as opened:
             remaining = _remaining(plan, opened.contents, machine_class, retry_failed=retry_failed)
             opened.append(Session(session, SCHEMA, "0", "now", 0, None))
             sweep = Sweep(
@@ -178,7 +177,8 @@ def go_on(
             sweep.run()
             return remaining
     finally:
-        executor.close()
+        if close:
+            executor.close()
 
 
 class Inline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Protocol
 
 from specprof.errors import UsageError
@@ -45,6 +46,26 @@ class FixedK:
 
     def choose(self, room: int) -> int:
         return self.longest
+
+    def observe(self, round: Round) -> None:
+        return
+
+
+class EveryK:
+    """Each K up to the longest in turn, over and over in a shuffled order: what rounds of each cost, side by side."""
+
+    name = "survey"
+
+    def __init__(self, longest: int, seed: int = 0) -> None:
+        self.longest = longest
+        self._shuffle = random.Random(seed).shuffle
+        self._next: list[int] = []
+
+    def choose(self, room: int) -> int:
+        if not self._next:
+            self._next = list(range(self.longest + 1))
+            self._shuffle(self._next)
+        return self._next.pop()
 
     def observe(self, round: Round) -> None:
         return

@@ -421,6 +421,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "float": _number,
     "float | None": _or_none(_number),
     "dict[str, Any]": _object,
+    "dict[str, Any] | None": _or_none(_object),
     "tuple[dict[str, Any], ...]": _as_tuple(_objects),
     "list[int]": _whole_numbers,
     "list[float]": _numbers,

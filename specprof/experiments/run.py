@@ -21,6 +21,7 @@ from specprof.models.linear import MAX_MEASURED_WIDTH
 from specprof.models.loader import quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import events, machine
+from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import AcceptanceCounts
 
@@ -76,17 +77,20 @@ def _check_fits(prompt: Prompt, num_tokens: int, max_new_tokens: int, wrapper: M
         )
 
 
-def measure(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], run_id: str) -> Iterator[Event]:
+def measure(
+    config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], run_id: str, curve: CostCurve | None = None
+) -> Iterator[Event]:
     """Every prompt by every arm, ``config.repetitions`` times.
 
     The arms alternate on each prompt and swap places from one to the next (ABBA), so that a
-    machine that warms up or slows down does it to both.
+    machine that warms up or slows down does it to both. ``curve`` is kept with the run.
     """
     details = config.to_dict() | {
         "models": arms.describe(config.pair),
         "load_peak_memory_bytes": arms.load_peak_bytes,
         "vocabulary": None if arms.vocabulary is None else arms.vocabulary.to_dict(),
         "vocab_method": arms.vocab_method,
+        "cost_curve": None if curve is None else curve.to_dict(),
         "prompts": [{"prompt_id": p.prompt.prompt_id, "domain": p.prompt.domain} for p in prompts],
     }
     yield RunStarted(run_id, events.SCHEMA, details, machine.describe())

@@ -13,6 +13,7 @@ from specprof.errors import ResourceError, UsageError
 from specprof.experiments.records import check_round, checked, parse_object
 from specprof.experiments.results import FILE_NAME
 from specprof.profiling.comparison import Comparison, compare
+from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Event, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import GenerationResult, fold
 
@@ -58,6 +59,7 @@ class Asked:
     prompts: tuple[dict[str, Any], ...]
     seed: int = 0
     drafter: str = "model"
+    cost_curve: dict[str, Any] | None = None
     draft_layers: int | None = None
     vocab_method: str | None = None
     models: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +73,8 @@ class FinishedRun:
     started: RunStarted
     asked: Asked
     results: tuple[GenerationResult, ...]
+    curve: CostCurve | None
+    """What rounds of each draft length cost, where that was surveyed."""
 
     def compared(self) -> Comparison:
         """The comparison that the run itself printed, if it came so far."""
@@ -78,6 +82,7 @@ class FinishedRun:
             self.results,
             temperature=self.asked.temperature,
             domains={str(prompt.get("prompt_id")): str(prompt.get("domain")) for prompt in self.asked.prompts},
+            curve=self.curve,
             seed=abs(self.asked.seed),
         )
 
@@ -111,7 +116,9 @@ def read_run(path: Path) -> FinishedRun:
         started = next(events, None)
         if not isinstance(started, RunStarted):
             raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
-        return FinishedRun(started, Asked(**checked(Asked, started.config)), tuple(fold(events)))
+        asked = Asked(**checked(Asked, started.config))
+        curve = None if asked.cost_curve is None else CostCurve.from_dict(asked.cost_curve)
+        return FinishedRun(started, asked, tuple(fold(events)), curve)
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}", "remove the run (`specprof results rm`)") from error
     except OSError as error:

@@ -173,6 +173,9 @@ class Comparison:
     baseline: Arm | None
     speculative: Arm | None
     costs: Costs | None
+    predictions: tuple[cost_model.Prediction, ...]
+    """For every draft length up to this run's, from its acceptance and the costs surveyed before it; empty without
+    a survey."""
     output_matches_baseline: OutputMatch | None
     domains: dict[str, Domain]
     explanation: str | None
@@ -192,6 +195,7 @@ def compare(
     temperature: float,
     domains: Mapping[str, str] | None = None,
     candidate: str | None = None,
+    curve: cost_model.CostCurve | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Set the speculative arm beside the autoregressive one.
@@ -205,6 +209,7 @@ def compare(
         results: finished generations in time order, as :func:`~specprof.profiling.metrics.fold` yields them.
         domains: prompt id to domain, for the breakdown.
         candidate: the speculative arm's label; needed only if the results hold several.
+        curve: what rounds of each draft length cost, surveyed beside this run.
         seed: of the bootstrap.
 
     Raises:
@@ -234,7 +239,8 @@ def compare(
     prompts = {r.prompt_id for r in [*baseline, *speculative]}
     acceptance = _acceptance(speculative, greedy)
     speedup = _speedup(baseline, speculative, _decode, seed)
-    costs = _costs(baseline, speculative, acceptance)
+    predictions = _predictions(curve, acceptance)
+    costs = _with_best(_costs(baseline, speculative, acceptance), predictions)
     for arm in arms:
         warnings.extend(_measurement_warnings(arm))
     warnings.extend(_sample_warnings(len(prompts) if speedup else None, acceptance))
@@ -248,6 +254,7 @@ def compare(
         baseline=_arm(baseline),
         speculative=_arm(speculative),
         costs=costs,
+        predictions=predictions,
         output_matches_baseline=_output_match(baseline, speculative) if greedy else None,
         domains=_by_domain(baseline, speculative, domains or {}, greedy, seed),
         explanation=_explanation(speedup, costs),
@@ -466,6 +473,24 @@ def _costs(
         best_k=best.k,
         best_k_speedup_predicted=best.speedup_predicted,
     )
+
+
+def _predictions(
+    curve: cost_model.CostCurve | None, acceptance: AcceptanceCounts | None
+) -> tuple[cost_model.Prediction, ...]:
+    if curve is None or acceptance is None:
+        return ()
+    return cost_model.predictions(curve, acceptance.conditional_acceptance_rate, acceptance.alpha)
+
+
+def _with_best(costs: Costs | None, predictions: Sequence[cost_model.Prediction]) -> Costs | None:
+    """Costs that were surveyed tell more of other draft lengths than those of this one."""
+    if costs is None or not predictions:
+        return costs
+    best = max(predictions, key=lambda prediction: prediction.speedup)
+    if best.speedup <= 1:
+        return dataclasses.replace(costs, best_k=0, best_k_speedup_predicted=1.0)
+    return dataclasses.replace(costs, best_k=best.k, best_k_speedup_predicted=best.speedup)
 
 
 def _verify_curve(rounds: Sequence[Round], longest: int, t1: float) -> Callable[[int], float]:

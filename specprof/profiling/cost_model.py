@@ -9,9 +9,14 @@ is the case v = 1, o = 0.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from specprof.profiling.events import Round
 
 VerifyRatio = Mapping[int, float] | Callable[[int], float]
 """v(k), by the number of drafted tokens k >= 1."""
@@ -23,6 +28,135 @@ class BestK:
 
     k: int
     speedup_predicted: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostCurve:
+    """What warm rounds cost, by the number of tokens they draft: medians in seconds, at index k = 0, 1, ... K."""
+
+    draft_seconds: tuple[float, ...]
+    verify_seconds: tuple[float, ...]
+    rest_seconds: tuple[float, ...]
+    """Sampling and overhead."""
+    num_rounds: tuple[int, ...]
+    """That each median is of."""
+
+    @property
+    def longest(self) -> int:
+        return len(self.verify_seconds) - 1
+
+    @property
+    def target_step_seconds(self) -> float:
+        """The unit of all ratios: the target's pass over one token."""
+        return self.verify_seconds[0]
+
+    @property
+    def baseline_overhead(self) -> float:
+        """b: what plain decoding spends beside its pass, in passes."""
+        return self.rest_seconds[0] / self.target_step_seconds
+
+    def draft_cost_ratio(self, k: int) -> float:
+        """c of k drafted tokens."""
+        return self.draft_seconds[k] / k / self.target_step_seconds
+
+    def verify_ratio(self, k: int) -> float:
+        """v(k)."""
+        return self.verify_seconds[k] / self.target_step_seconds
+
+    def overhead_ratio(self, k: int) -> float:
+        """o of rounds that draft k."""
+        return self.rest_seconds[k] / self.target_step_seconds
+
+    def break_even_tau(self, k: int) -> float:
+        """Tokens a round has to yield to keep up with plain decoding, its overhead included."""
+        seconds = self.draft_seconds[k] + self.verify_seconds[k] + self.rest_seconds[k]
+        return seconds / (self.verify_seconds[0] + self.rest_seconds[0])
+
+    def speedup(self, k: int, tau: float) -> float:
+        """Of rounds that draft k and yield tau tokens, over plain decoding."""
+        return tau / self.break_even_tau(k)
+
+    @classmethod
+    def of(cls, rounds: Iterable[Round]) -> CostCurve | None:
+        """Of rounds that drafted 0, 1, ... K tokens each; None if one of those lengths is missing.
+
+        K is the longest draft that was asked for. Rounds that proposed fewer tokens than they were asked for,
+        as a lookup may, count where they were asked: that is what asking costs.
+        """
+        by_k: dict[int, list[Round]] = {}
+        for round in rounds:
+            if round.k is not None:
+                by_k.setdefault(round.k, []).append(round)
+        lengths = range(max(by_k, default=-1) + 1)
+        if len(by_k) < 2 or not all(k in by_k for k in lengths):
+            return None
+
+        def medians(seconds: Callable[[Round], float]) -> tuple[float, ...]:
+            return tuple(statistics.median(map(seconds, by_k[k])) for k in lengths)
+
+        return cls(
+            draft_seconds=medians(lambda round: round.draft_seconds),
+            verify_seconds=medians(lambda round: round.verify_seconds),
+            rest_seconds=medians(lambda round: round.sample_seconds + round.overhead_seconds),
+            num_rounds=tuple(len(by_k[k]) for k in lengths),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` reads it."""
+        return {name: list(values) for name, values in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Sequence[Any]]) -> CostCurve:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: not a cost curve.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        try:
+            columns = {name: tuple(map(float, record[name])) for name in names}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a cost curve: {error}") from error
+        if len({len(column) for column in columns.values()}) != 1 or not all(columns["verify_seconds"]):
+            raise ValueError("not a cost curve: columns of different lengths, or a pass that takes no time")
+        return cls(**columns | {"num_rounds": tuple(map(int, columns["num_rounds"]))})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What drafting k tokens per round should yield."""
+
+    k: int
+    tokens_per_round: float
+    """tau from the acceptance rate at each position."""
+    speedup: float
+    tokens_per_round_from_alpha: float | None
+    """tau if every position were accepted with the same probability (Leviathan et al.)."""
+    speedup_from_alpha: float | None
+    break_even_tau: float
+
+
+def predictions(
+    curve: CostCurve, conditional_rates: Sequence[float | None], alpha: float | None
+) -> tuple[Prediction, ...]:
+    """For every k whose cost and acceptance are known, from 1 on."""
+    found = []
+    for k in range(1, min(curve.longest, len(conditional_rates)) + 1):
+        if conditional_rates[k - 1] is None:
+            break
+        tau = expected_tokens_by_position(conditional_rates, k)
+        uniform = None if alpha is None else expected_tokens(alpha, k)
+        found.append(
+            Prediction(
+                k=k,
+                tokens_per_round=tau,
+                speedup=curve.speedup(k, tau),
+                tokens_per_round_from_alpha=uniform,
+                speedup_from_alpha=None if uniform is None else curve.speedup(k, uniform),
+                break_even_tau=curve.break_even_tau(k),
+            )
+        )
+    return tuple(found)
 
 
 def expected_tokens(alpha: float, k: int) -> float:
@@ -74,16 +208,23 @@ def predicted_speedup(tau: float, k: float, c: float, v: float, o: float) -> flo
 
 def break_even_alpha(k: int, c: float, v: float, o: float) -> float | None:
     """The alpha at which speculation starts to pay; None if even alpha = 1 does not."""
-    needed = break_even_tau(k, c, v, o)
-    if needed <= 1:
+    return alpha_for(break_even_tau(k, c, v, o), k)
+
+
+def alpha_for(tau: float, k: int) -> float | None:
+    """The alpha that yields tau tokens per round of k drafted; None if even alpha = 1 does not.
+
+    Inverse of :func:`expected_tokens`.
+    """
+    if tau <= 1:
         return 0.0
-    if needed > k + 1:
+    if tau > k + 1:
         return None
     low, high = 0.0, 1.0
     # expected_tokens grows with alpha; 60 halvings reach the spacing of doubles.
     for _ in range(60):
         middle = (low + high) / 2
-        if expected_tokens(middle, k) < needed:
+        if expected_tokens(middle, k) < tau:
             low = middle
         else:
             high = middle
