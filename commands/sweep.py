@@ -247,7 +247,7 @@ def sweep(
         policy = Policy(fail_fast=fail_fast, cell_timeout=cell_timeout)
         try:
             hashes = {cell.config_hash for cell in plan.cells}
-            with SweepNarration(before, store.contents, hashes, shown=bars) as watch:
+            with SweepNarration(before, store.contents, hashes, machine_class=machine_class, shown=bars) as watch:
                 Sweep(plan, remaining, store, chosen, watch, session=session, policy=policy).run()
         except KeyboardInterrupt:
             progress = remaining.progress()
@@ -434,8 +434,8 @@ def _matrices(plan: Plan, results_dir: Path, machine_class: str | None) -> list[
     contents = read_contents(results_dir, with_rounds=True)
     classes = {machine_class} if machine_class else set(contents.machines)
     keys = {task.key(name) for task in plan.tasks for name in classes}
-    hashes = {cell.config_hash for cell in plan.cells}
-    found = matrices(chosen(contents, keys), hashes)
+    expected = {cell.config_hash: cell.num_generations for cell in plan.cells}
+    found = matrices(chosen(contents, keys), expected, expected=expected)
     return [matrix for matrix in found if matrix.machine_class in {*classes, ""}]
 
 

@@ -30,13 +30,21 @@ WIDE = 110
 class SweepNarration:
     """A :class:`specprof.experiments.sweep.Watch` that tells people. Written between generations, never during one."""
 
-    def __init__(self, begun: Progress, contents: Contents, cells: Collection[str], *, shown: bool) -> None:
+    def __init__(
+        self,
+        begun: Progress,
+        contents: Contents,
+        cells: Collection[str],
+        *,
+        machine_class: str | None = None,
+        shown: bool,
+    ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
         from rich.table import Column
 
-        self._contents, self._cells = contents, cells
+        self._contents, self._cells, self._machine_class = contents, cells, machine_class
         self._shown = shown
         self._lock = threading.Lock()
         self._drawn = self._looked = 0.0
@@ -95,7 +103,11 @@ class SweepNarration:
         LOG.info("%s", text)
 
     def _best_so_far(self) -> str:
-        states = [state for state in cell_states(self._contents) if state.cell.config_hash in self._cells]
+        states = [
+            state
+            for state in cell_states(self._contents)
+            if state.cell.config_hash in self._cells and self._machine_class in (None, state.cell.machine_class)
+        ]
         speedups = {state.speedup: state.config for state in states if state.speedup is not None}
         if not speedups:
             return ""

@@ -175,8 +175,14 @@ def _sentences(matrix: Matrix) -> list[str]:
 def _doubts(matrix: Matrix) -> list[str]:
     """What makes the figures less than they look."""
     lines = []
-    if any(missing.failure is None and missing.num_done for missing in matrix.missing):
+    if any(missing.failure is None and missing.num_done and missing.k for missing in matrix.missing):
         lines.append("(n of m): so many of a cell's generations were made; the same command goes on.")
+    lines += [
+        f"{missing.domain}: only {missing.num_done} of {missing.num_expected} generations of plain decoding were made; "
+        "speedups are of the prompts that have one."
+        for missing in matrix.missing
+        if missing.k == 0 and missing.num_done
+    ]
     unpaired = [
         name
         for name in matrix.domains
@@ -223,15 +229,20 @@ def _failures(missing: Iterable[Missing]) -> list[str]:
 
 def _failed(cells: Sequence[Missing], failure: Failure) -> str:
     """For instance ``Failed (crash): code K = 4, 8; summarization K = 8: the worker process was killed``."""
-    lengths: dict[str, list[str]] = {}
+    lengths: dict[str, list[DraftLength]] = {}
     for cell in cells:
-        lengths.setdefault(cell.domain, []).append(str(cell.k))
+        lengths.setdefault(cell.domain, []).append(cell.k)
     domains: dict[str, list[str]] = {}
     for domain, ks in lengths.items():
-        domains.setdefault(", ".join(ks), []).append(domain)
-    which = "; ".join(f"{', '.join(names)} K = {ks}" for ks, names in domains.items())
+        domains.setdefault(_decoders(ks), []).append(domain)
+    which = "; ".join(f"{', '.join(names)} {ks}" for ks, names in domains.items())
     how = "Skipped" if failure.reason == "skipped" else f"Failed ({failure.reason})"
     return f"{how}: {which}: {failure.message}{f' ({failure.hint})' if failure.hint else ''}"
+
+
+def _decoders(lengths: Sequence[DraftLength]) -> str:
+    drafted = ", ".join(str(k) for k in lengths if k)
+    return ", ".join(["plain decoding"] * (0 in lengths) + [f"K = {drafted}"] * bool(drafted))
 
 
 def _count(number: int, what: str) -> str:

@@ -15,6 +15,7 @@ from specprof.experiments.records import Failure
 from specprof.experiments.saved_runs import SavedRun
 from specprof.experiments.summary import CellState
 from specprof.profiling.comparison import Comparison
+from specprof.profiling.metrics import BenchmarkConfig
 from specprof.reports import tables
 from specprof.reports.tables import DASH, plain
 
@@ -122,7 +123,10 @@ def _cells(cells: Sequence[CellState]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     if several:
         table.add_column("machine class", no_wrap=True)
-    for state in cells:
+    differences = differing_settings(cells)
+    if any(differences):
+        table.add_column("differs in", no_wrap=True)
+    for state, difference in zip(cells, differences, strict=True):
         config = state.config
         table.add_row(
             Text(plain(state.cell.config_hash)),
@@ -138,8 +142,43 @@ def _cells(cells: Sequence[CellState]) -> Table:
             DASH if state.tokens_per_second is None else f"{state.tokens_per_second:.1f}",
             DASH if state.speedup is None else f"{state.speedup:.2f}x",
             *([Text(plain(state.cell.machine_class) or DASH)] if several else []),
+            *([Text(plain(difference))] if any(differences) else []),
         )
     return table
+
+
+def differing_settings(cells: Sequence[CellState]) -> list[str]:
+    """For each cell, what tells it from others that the list would show alike; empty where nothing has to."""
+    alike: dict[tuple[object, ...], list[BenchmarkConfig]] = {}
+    for state in cells:
+        alike.setdefault(_shown(state), []).append(state.config)
+    found = []
+    for state in cells:
+        others = [config.to_dict() for config in alike[_shown(state)]]
+        found.append(
+            ", ".join(
+                f"{name} {_short(value)}"
+                for name, value in state.config.to_dict().items()
+                if any(other[name] != value for other in others)
+            )
+        )
+    return found
+
+
+def _shown(state: CellState) -> tuple[object, ...]:
+    config = state.config
+    return (
+        config.model_pair_name,
+        config.prompt_domain,
+        config.K or 0,
+        config.drafter,
+        config.temperature,
+        state.cell.machine_class,
+    )
+
+
+def _short(value: object) -> str:
+    return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)[:12]
 
 
 def _runs(runs: Sequence[SavedRun]) -> Table:

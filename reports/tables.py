@@ -312,7 +312,8 @@ def _other_lengths(comparison: Comparison) -> RenderableType | None:
     table = _grid("left", *["right"] * len(found))
     table.add_row("K", *(str(p.k) for p in found))
     table.add_row("break-even, tokens/round", *(_fixed(p.break_even_tau) for p in found))
-    table.add_row("predicted tokens/round", *(_fixed(p.tokens_per_round) for p in found))
+    how = "tokens/round, same texts" if found[0].replayed else "predicted tokens/round"
+    table.add_row(how, *(_fixed(p.tokens_per_round) for p in found))
     best = max(found, key=lambda p: p.speedup)
     table.add_row("predicted speedup", *(Text(_times(p.speedup), style="bold" if p is best else "") for p in found))
     if any(p.speedup_from_alpha is not None for p in found):

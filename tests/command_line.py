@@ -19,7 +19,7 @@ import pytest
 from specprof.commands import main
 from specprof.profiling.events import Event, from_json_line
 
-QUICK = ("-n", "1", "--max-new-tokens", "8", "--reps", "1", "--warmup", "0", "--deterministic")
+QUICK = ("-n", "1", "--max-new-tokens", "8", "--reps", "1", "--warmup", "0", "--deterministic", "--no-cost-curve")
 """One short generation by each arm. Deterministic, because that also leaves out timing the matrix products."""
 
 

@@ -27,6 +27,7 @@ from specprof.experiments.executors import (
     Ready,
     decoded,
     failure_of,
+    oom_kills,
 )
 from toy_bench import TOY, events, job
 
@@ -190,10 +191,9 @@ def test_what_the_loader_says_of_memory_is_understood() -> None:
         ("exit:3", "crash", "the worker process ended with exit status 3"),
         ("exit:0", "crash", "the worker process ended with exit status 0"),
         ("signal:SIGABRT", "crash", "the worker process was killed by SIGABRT"),
-        ("signal:SIGKILL", "out of memory",
-         "the worker process was killed (SIGKILL), which the system does when memory runs out"),
+        ("signal:SIGKILL", "crash", "the worker process was killed (SIGKILL), though memory had not run out"),
     ],
-)  # fmt: skip
+)
 def test_a_death_is_an_answer(executor: LocalExecutor, config_hash: str, reason: str, message: str) -> None:
     (worker,) = executor.workers()
     machine_of(worker)
@@ -484,3 +484,27 @@ def test_gpus_that_cannot_be_meant(
     with pytest.raises(UsageError) as told:
         LocalExecutor(gpus, TOY)
     assert told.value.message == message
+
+
+@pytest.mark.parametrize("after", [4, None])
+def test_the_kernel_says_what_it_killed_for_want_of_memory(monkeypatch: pytest.MonkeyPatch, after: int | None) -> None:
+    told = iter([3 if after else None, after])  # when the worker started, and when it was gone
+    monkeypatch.setattr("specprof.experiments.executors.oom_kills", lambda: next(told))
+    executor = LocalExecutor(make_bench=TOY)
+    try:
+        (worker,) = executor.workers()
+        assert isinstance(worker.prepare(job(), SOON), Ready)
+        assert worker.generate("signal:SIGKILL", "p0", 0, SOON) == Died(
+            "out of memory", "the worker process was killed (SIGKILL), which the system does when memory runs out"
+        )
+    finally:
+        executor.close()
+
+
+def test_the_counts_of_machine_and_container_add_up(tmp_path: Path) -> None:
+    machine, container = tmp_path / "vmstat", tmp_path / "memory.events"
+    assert oom_kills((machine, container)) is None
+    machine.write_text("nr_free_pages 5\noom_kill 2\n")
+    assert oom_kills((machine, container)) == 2
+    container.write_text("oom 9\noom_kill 1\noom_group_kill 0\n")
+    assert oom_kills((machine, container)) == 3

@@ -17,6 +17,8 @@ from specprof.experiments.records import Generation
 from specprof.experiments.results import Contents, read_contents
 from specprof.profiling.comparison import compare
 from specprof.profiling.metrics import BenchmarkConfig
+from specprof.reports.matrix import render
+from specprof.reports.tables import to_text
 from toy_sweep import ELSEWHERE, FAULTS, HERE, Inline, go_on, plan_of, prompts
 
 ALL_DOMAINS = ("code", "conversation")
@@ -173,7 +175,7 @@ def test_a_pair_that_did_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (matrix,) = all_of(read_contents(tmp_path, with_rounds=True))
     assert matrix.comparisons == {}
     assert {missing.failure.reason for missing in matrix.missing if missing.failure} == {"load"}
-    assert len(matrix.missing) == 4
+    assert [missing.k for missing in matrix.missing] == [0, 0, 1, 1, 2, 2]
     assert matrix.best("code") is None and matrix.drift is None
     json.dumps(matrix.to_dict(), allow_nan=False)
 
@@ -317,3 +319,20 @@ def test_generations_without_a_rate_leave_no_nan(tmp_path: Path) -> None:
     (matrix,) = all_of(contents)
     document = json.dumps(matrix.to_dict(), allow_nan=False)
     assert json.loads(document)["by_k"]["2"]["speedup_decode"]["value"] is None
+
+
+def test_a_baseline_that_is_not_complete_is_named(tmp_path: Path) -> None:
+    plan = plan_of(prompts(2, ("code",)), k=(1,))
+    go_on(plan, tmp_path)
+    path = tmp_path / "records.jsonl"
+    plain = {cell.config_hash for cell in plan.cells if cell.run.k == 0}
+    kept = [
+        line
+        for line in path.read_text().splitlines(keepends=True)
+        if not (json.loads(line).get("config_hash") in plain and json.loads(line).get("prompt_id") == "code1")
+    ]
+    path.write_text("".join(kept))
+    (matrix,) = all_of(read_contents(tmp_path, with_rounds=True))
+    assert [(missing.k, missing.num_done, missing.num_expected) for missing in matrix.missing] == [(0, 2, 4)]
+    shown = to_text(render([matrix]), width=120, color=False)
+    assert "code: only 2 of 4 generations of plain decoding were made" in shown

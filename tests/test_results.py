@@ -261,7 +261,7 @@ def test_the_examples_of_the_documentation_are_records() -> None:
     columns = re.findall(r"`(\w+)`", text)
     assert set(frame.COLUMNS) <= set(columns), "every column of the frame is described"
     for cls in (Session, Machine, CellStarted, Generation, Failure, GenerationResult, Round):
-        names = {field.name for field in dataclasses.fields(cls)} - {"result", "rounds", "index"}
+        names = {field.name for field in dataclasses.fields(cls)} - {"result", "rounds", "index", "draft_matches"}
         assert names <= set(columns), "and every key of a line"
 
 
@@ -534,8 +534,7 @@ def test_a_store_of_nothing_is_a_frame_of_nothing(tmp_path: Path) -> None:
 
 def test_draft_lengths_that_are_chosen_have_no_number(tmp_path: Path) -> None:
     chosen = BenchmarkConfig("tiny_dev", "auto", 0.0, 24, "code", 0)
-    record = sample_store.generation(1)
-    sample_store.write(tmp_path, [sample_store.cell(chosen), _with(record, K="auto", config_hash=chosen.config_hash())])
+    sample_store.write(tmp_path, [sample_store.cell(chosen), sample_store.generation(1, chosen)])
     [length] = specprof.load_results(tmp_path).K.isna()
     assert length
 

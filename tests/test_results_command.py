@@ -454,3 +454,13 @@ def test_whatever_a_run_says_there_is_an_answer(run: Path, event: type[events.Ev
         if event in (RunStarted, RunEnded):  # the others are not looked at
             no_traceback(command("results", "list"))
         no_traceback(command("results", "show", RUN))
+
+
+def test_cells_that_look_alike_say_in_what_they_differ(tmp_path: Path) -> None:
+    one, other = (dataclasses.replace(sample_store.SD, seed=seed, target_revision=f"{seed}abcdef") for seed in (1, 2))
+    sample_store.write(Path("results"), [sample_store.cell(one), sample_store.cell(other), sample_store.cell()])
+    rows = ok("results", "list").out.splitlines()
+    assert rows[0].endswith("differs in")
+    assert rows[1].endswith("seed 1, target_revision 1abcdef")
+    assert rows[2].endswith("seed 2, target_revision 2abcdef")
+    assert rows[3].endswith("seed 0, target_revision -")

@@ -17,7 +17,7 @@ from specprof.experiments.records import GenerationKey
 from specprof.experiments.remaining import Remaining
 from specprof.experiments.results import read_contents
 from specprof.experiments.summary import cell_states
-from toy_sweep import ELSEWHERE, HERE, TOY, Inline, Told, go_on, keys, lines, plan_of, prompts, said
+from toy_sweep import ELSEWHERE, FAULTS, HERE, TOY, Inline, Told, go_on, keys, lines, plan_of, prompts, said
 
 
 def planned(plan: Plan, machine_class: str = HERE) -> list[GenerationKey]:
@@ -179,6 +179,31 @@ def test_a_sweep_that_grows_measures_what_is_new(tmp_path: Path, before: dict[st
 def test_a_sweep_that_shrinks_has_nothing_to_do(tmp_path: Path) -> None:
     go_on(plan_of(prompts(3), repetitions=3), tmp_path)
     go_on(plan_of(prompts(1), repetitions=2, k=(2,)), tmp_path, executor=NoWorkers())
+
+
+def test_done_means_the_prompts_that_were_last_asked_for(tmp_path: Path) -> None:
+    go_on(plan_of(prompts(4, ("code",)), repetitions=2), tmp_path)
+    grown = plan_of(prompts(8, ("code",)), repetitions=1)
+    go_on(grown, tmp_path)
+    late = {f"code{i}" for i in range(5, 8)}
+    rewrite(tmp_path, lambda line: line["kind"] != "generation" or line["prompt_id"] not in late)
+    # 9 generations of each cell are there, and 8 were asked for: but not these.
+    states = cell_states(read_contents(tmp_path))
+    assert {(state.state, state.num_done, state.num_expected) for state in states} == {("partial", 5, 8)}
+    go_on(grown, tmp_path)
+    states = cell_states(read_contents(tmp_path))
+    assert {(state.state, state.num_done, state.num_expected) for state in states} == {("done", 8, 8)}
+
+
+def test_models_that_do_not_load_today_are_still_those_of_yesterday(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on(plan_of(prompts(1)), tmp_path)
+    monkeypatch.setenv(FAULTS, json.dumps({"load": "odd"}))
+    go_on(plan_of(prompts(2)), tmp_path)
+    for state in cell_states(read_contents(tmp_path)):
+        assert state.state == "failed" and state.num_done == 2
+        assert state.cell.models == {"target": {"model": "toy"}}
 
 
 def test_another_order_is_the_same_sweep(tmp_path: Path) -> None:

@@ -238,8 +238,8 @@ def test_longer_drafts_are_skipped_when_memory_ran_out(toy: None, monkeypatch: p
     outcome = command(*CODE, "--k", "1,2,4,8", "--order-seed", "1")
     assert outcome.code == FAILED_CELLS
     assert "Failed (out of memory): code K = 2: " in outcome.out
-    assert "Skipped: code K = 4, 8: not tried: K = 2 ran out of memory" in outcome.out
-    assert "tiny_dev, 2 cells skipped: not tried" in outcome.err
+    assert "Skipped: code K = 4, 8: K = 2 ran out of memory, and more drafted tokens need more" in outcome.out
+    assert "tiny_dev, 2 cells skipped: K = 2 ran out of memory" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_pair_that_cannot_be_had_costs_the_other_nothing(toy: None) -> None:
     assert "gpt2_dev, 6 cells failed: load: gpt2-xl is not cached" in outcome.err
     measured, missing = outcome.out.split("\n\ngpt2_dev  greedy\n")
     assert measured.startswith("tiny_dev  greedy\n") and "speedup" in measured
-    assert missing.startswith("Failed (load): code, conversation K = 1, 2: gpt2-xl is not cached")
+    assert missing.startswith("Failed (load): code, conversation plain decoding, K = 1, 2: gpt2-xl is not cached")
 
 
 def test_a_pair_that_cannot_be_had_alone_is_an_error(toy: None) -> None:

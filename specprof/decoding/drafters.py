@@ -127,6 +127,19 @@ class DraftModel:
         # The next step needs one token at least, also after one that means nothing to the draft.
         self._cache.truncate(min(self._cache.length, valid, settled, len(self._context) - 1))
 
+    def hindsight(self, num_tokens: int) -> tuple[bool, ...] | None:
+        """Greedy: whether this would have proposed each of the last ``num_tokens`` tokens, given those before it.
+
+        One pass over the whole text. None where that is not the question: a draft that ends where it is unsure, or
+        that reads the text in tokens of its own.
+        """
+        if self.threshold or not num_tokens or not isinstance(self.translation, SharedVocabulary):
+            return None
+        text = torch.tensor(self._context, device=self.model.device)
+        logits = self.model.extend(text[:-1], self.model.new_cache(len(text) - 1), num_tokens)
+        chosen = self.translation.restrict(logits).argmax(-1)
+        return tuple((chosen == text[-num_tokens:]).tolist())
+
 
 def with_room(model: ModelWrapper, cache: KVCache, length: int, k: int) -> tuple[KVCache, int]:
     """A draft's cache with room for k tokens after ``length``, or for how many its context still has room for.
@@ -184,6 +197,9 @@ class LayerSkip(DraftModel):
 
     def observe(self, tokens: Sequence[int]) -> None:
         self._context.extend(tokens)
+
+    def hindsight(self, num_tokens: int) -> tuple[bool, ...] | None:
+        return None  # a pass that stops at a layer reads the head after its last token only
 
 
 class NGramLookup:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from specprof.data.prompts import Prompt
@@ -197,6 +198,7 @@ class LocalWorker:
         self._ended: Died | None = None
         self._stopped = False
         self._greeted = False
+        self._oom_kills = oom_kills()
         self._connection, theirs = Pipe()
         # Nothing is ever written to the lifeline. It breaks when the driver ends, however it ends.
         lifeline, self._lifeline = os.pipe()
@@ -286,6 +288,8 @@ class LocalWorker:
         if status >= 0:
             return Died("crash", f"the worker process ended with exit status {status}")
         if -status == signal.SIGKILL:
+            if self._oom_kills is not None and self._oom_kills == oom_kills():
+                return Died("crash", "the worker process was killed (SIGKILL), though memory had not run out")
             return Died(
                 "out of memory",
                 "the worker process was killed (SIGKILL), which the system does when memory runs out",
@@ -406,6 +410,16 @@ def log(line: LogLine) -> None:
     logger = logging.getLogger(name)
     if logger.isEnabledFor(level):
         logger.log(level, "%s", text)
+
+
+def oom_kills(sources: Sequence[Path] = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))) -> int | None:
+    """How many processes this machine or container has killed for want of memory; None where Linux doesn't say."""
+    counts = []
+    for source in sources:
+        with contextlib.suppress(OSError):
+            found = re.search(r"^oom_kill (\d+)$", source.read_text(), re.MULTILINE)
+            counts += [int(found[1])] if found else []
+    return sum(counts) if counts else None
 
 
 def _signal_name(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ DraftLength = int | Literal["auto"]
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A cell of the matrix that has no figure, or one of fewer generations than asked for."""
+    """A cell that has no figure, or one of fewer generations than asked for. Of a baseline (k = 0), what its
+    candidates are compared with is the less."""
 
     domain: str
     k: DraftLength
@@ -85,12 +86,15 @@ class Matrix:
         }
 
 
-def matrices(contents: Contents, wanted: Collection[str], *, seed: int = 0) -> list[Matrix]:
+def matrices(
+    contents: Contents, wanted: Collection[str], *, expected: Mapping[str, int] | None = None, seed: int = 0
+) -> list[Matrix]:
     """Every matrix that cells make up.
 
     Args:
         contents: read with rounds.
         wanted: config hashes; a candidate's baseline is found whether it is named or not.
+        expected: how many generations complete a cell, by config hash; else what it was last started for.
         seed: of the bootstrap.
     """
     groups: dict[tuple[BenchmarkConfig, str], list[CellStarted]] = defaultdict(list)
@@ -102,7 +106,7 @@ def matrices(contents: Contents, wanted: Collection[str], *, seed: int = 0) -> l
     for generation in contents.generations.values():
         generations[generation.config_hash, generation.machine_class].append(generation)
     return [
-        _matrix(contents, part, machine_class, generations, seed)
+        _matrix(contents, part, machine_class, generations, expected or {}, seed)
         for (_, machine_class), cells in groups.items()
         for part in _with_one_auto(cells)
     ]
@@ -135,10 +139,11 @@ def _matrix(
     cells: Sequence[CellStarted],
     machine_class: str,
     generations: dict[tuple[str, str], list[Generation]],
+    expected: Mapping[str, int],
     seed: int,
 ) -> Matrix:
     configs = {cell.config_hash: BenchmarkConfig.from_dict(cell.config) for cell in cells}
-    baselines = {config.baseline().config_hash() for config in configs.values()}
+    baselines = dict.fromkeys(config.baseline().config_hash() for config in configs.values())
     lengths = sorted({config.K or 0 for config in configs.values()}, key=_by_length)
     domains = tuple(dict.fromkeys(config.prompt_domain for config in configs.values()))
     kept = _latest_texts(
@@ -148,6 +153,14 @@ def _matrix(
     measured = [generation for generation in plain if not generation.control]
     comparisons = {}
     missing = []
+    for config_hash in baselines:
+        baseline = contents.cells.get((config_hash, machine_class))
+        if baseline is not None:
+            num_done = sum(generation.config_hash == config_hash for generation in measured)
+            complete = expected.get(config_hash, baseline.num_prompts * baseline.repetitions)
+            if num_done < complete:
+                domain = BenchmarkConfig.from_dict(baseline.config).prompt_domain
+                missing.append(Missing(domain, 0, num_done, complete, last_failure(contents, baseline)))
     for k in lengths:
         candidates = []
         for cell in cells:
@@ -156,10 +169,10 @@ def _matrix(
                 continue
             done = [generation for generation in kept if generation.config_hash == cell.config_hash]
             candidates += done
-            expected = cell.num_prompts * cell.repetitions
-            if len(done) < expected:
+            complete = expected.get(cell.config_hash, cell.num_prompts * cell.repetitions)
+            if len(done) < complete:
                 failure = last_failure(contents, cell)
-                missing.append(Missing(config.prompt_domain, k, len(done), expected, failure))
+                missing.append(Missing(config.prompt_domain, k, len(done), complete, failure))
         if candidates:
             both = sorted([*measured, *candidates], key=lambda generation: generation.sequence)
             comparisons[k] = compare(

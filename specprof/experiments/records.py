@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from specprof.profiling.events import Round
-from specprof.profiling.metrics import AcceptanceCounts, BenchmarkConfig, GenerationResult
+from specprof.profiling.metrics import BASELINE, IN_EVENTS_ONLY, AcceptanceCounts, BenchmarkConfig, GenerationResult
 
 SCHEMA = "specprof.results/1"
 
@@ -58,6 +58,8 @@ class CellStarted:
     repetitions: int
     """``num_prompts * repetitions`` generations make the cell complete."""
     caveats: tuple[str, ...]
+    prompt_hashes: tuple[str, ...] = ()
+    """Of the prompts that are asked for; what else is there of the cell was asked for earlier."""
 
 
 class GenerationKey(NamedTuple):
@@ -206,16 +208,27 @@ def to_record(values: Mapping[str, Any]) -> Record | None:
     if cls is None:
         return None
     if cls is Generation:
-        result = GenerationResult(**checked(GenerationResult, values, without=("rounds",)))
+        result = GenerationResult(**checked(GenerationResult, values, without=IN_EVENTS_ONLY))
+        _check_counts(values)
         columns = _object("rounds", values.get("rounds", {}))
         rounds = rounds_from_columns(columns, result.prompt_id, result.decoder, result.repetition)
-        return Generation(
+        generation = Generation(
             **checked(Generation, values, without=("result",)), result=dataclasses.replace(result, rounds=rounds)
         )
+        if result.decoder != (f"SD-K{generation.K}" if generation.K else BASELINE):
+            raise ValueError(f"decoder {result.decoder!r} is not that of K = {generation.K}")
+        return generation
     record = cls(**checked(cls, values))
     if isinstance(record, CellStarted):
         _check_config(record.config)
     return record
+
+
+def _check_counts(values: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what a data frame takes from the line beside its fields are counts."""
+    for name in COUNTS:
+        if values.get(name) is not None:
+            _whole(name, values[name])
 
 
 def _without_rounds(line: str) -> str:
@@ -370,6 +383,10 @@ def _length(name: str, value: Any) -> int | str:
     return value if isinstance(value, str) else _whole(name, value)
 
 
+def _flags(name: str, value: Any) -> list[bool]:
+    return [_flag(name, element) for element in _list(name, value)]
+
+
 def _list(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{name} is not a list")
@@ -428,6 +445,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "FinishReason": _text,
     "tuple[str, ...]": _as_tuple(_texts),
     "tuple[int, ...]": _as_tuple(_whole_numbers),
+    "tuple[bool, ...] | None": _or_none(_as_tuple(_flags)),
     "tuple[float, ...] | None": _or_none(_as_tuple(_numbers)),
 }
 """By a field's annotation."""

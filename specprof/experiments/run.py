@@ -85,6 +85,8 @@ def measure(
     The arms alternate on each prompt and swap places from one to the next (ABBA), so that a
     machine that warms up or slows down does it to both. ``curve`` is kept with the run.
     """
+    # Where the costs of other draft lengths are known, what they would have made of a text is worth a pass over it.
+    arms.speculative.hindsight = curve is not None
     details = config.to_dict() | {
         "models": arms.describe(config.pair),
         "load_peak_memory_bytes": arms.load_peak_bytes,

@@ -26,7 +26,7 @@ class CellState:
     config: BenchmarkConfig
     state: State
     num_done: int
-    """Generations, controls not counted."""
+    """Generations that were last asked for; neither controls nor what earlier sessions asked for beyond that."""
     num_expected: int
     failure: Failure | None
     """Why it is not done."""
@@ -46,7 +46,7 @@ def cell_states(contents: Contents) -> list[CellState]:
     states = []
     for (config_hash, machine_class), cell in contents.cells.items():
         config = BenchmarkConfig.from_dict(cell.config)
-        num_done = len(generations[config_hash, machine_class])
+        num_done = _num_done(cell, generations[config_hash, machine_class])
         num_expected = cell.num_prompts * cell.repetitions
         failure = last_failure(contents, cell) if num_done < num_expected or not num_expected else None
         speed = speeds.get((config_hash, machine_class), {})
@@ -64,6 +64,13 @@ def cell_states(contents: Contents) -> list[CellState]:
             )
         )
     return states
+
+
+def _num_done(cell: CellStarted, generations: Sequence[Generation]) -> int:
+    if not cell.prompt_hashes:
+        return len(generations)
+    asked_for = set(cell.prompt_hashes)
+    return sum(g.prompt_hash in asked_for and g.repetition < cell.repetitions for g in generations)
 
 
 def last_failure(contents: Contents, cell: CellStarted) -> Failure | None:

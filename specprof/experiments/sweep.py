@@ -225,6 +225,9 @@ class Sweep:
 
     def _start(self, cell: Cell, machine_class: str, models: Mapping[str, Any], vocab_method: str | None) -> None:
         with self._lock:
+            before = self.store.contents.cells.get((cell.config_hash, machine_class))
+            if not models and before is not None:
+                models = before.models  # they don't load today; what was measured was measured with them
             self.store.append(
                 CellStarted(
                     cell.config_hash,
@@ -236,6 +239,7 @@ class Sweep:
                     len(cell.prompts),
                     cell.run.repetitions,
                     cell.run.caveats,
+                    tuple(map(prompt_hash, cell.prompts)),
                 )
             )
 
@@ -288,7 +292,7 @@ class Sweep:
                 for cell in larger:
                     if (cell.config_hash, machine_class) not in self.store.contents.cells:
                         self._start(cell, machine_class, {}, None)
-                message = f"not tried: K = {task.cell.run.k} ran out of memory"
+                message = f"K = {task.cell.run.k} ran out of memory, and more drafted tokens need more"
                 self._write_off(larger, machine_class, "skipped", message, None, None)
             self.store.sync()
             if self.policy.fail_fast:

@@ -239,7 +239,7 @@ def compare(
     prompts = {r.prompt_id for r in [*baseline, *speculative]}
     acceptance = _acceptance(speculative, greedy)
     speedup = _speedup(baseline, speculative, _decode, seed)
-    predictions = _predictions(curve, acceptance)
+    predictions = _predictions(curve, acceptance, speculative)
     costs = _with_best(_costs(baseline, speculative, acceptance), predictions)
     for arm in arms:
         warnings.extend(_measurement_warnings(arm))
@@ -476,11 +476,17 @@ def _costs(
 
 
 def _predictions(
-    curve: cost_model.CostCurve | None, acceptance: AcceptanceCounts | None
+    curve: cost_model.CostCurve | None, acceptance: AcceptanceCounts | None, speculative: Sequence[GenerationResult]
 ) -> tuple[cost_model.Prediction, ...]:
     if curve is None or acceptance is None:
         return ()
-    return cost_model.predictions(curve, acceptance.conditional_acceptance_rate, acceptance.alpha)
+    matches = [result.draft_matches for result in speculative if result.draft_matches is not None]
+    return cost_model.predictions(
+        curve,
+        acceptance.conditional_acceptance_rate,
+        acceptance.alpha,
+        matches if len(matches) == len(speculative) else (),
+    )
 
 
 def _with_best(costs: Costs | None, predictions: Sequence[cost_model.Prediction]) -> Costs | None:

@@ -128,7 +128,10 @@ class Prediction:
 
     k: int
     tokens_per_round: float
-    """tau from the acceptance rate at each position."""
+    """tau."""
+    replayed: bool
+    """Whether tau is what rounds of k would have made of the very same texts, cut rounds included. Else it comes from
+    the acceptance rate at each position of this run's rounds, which begin elsewhere than shorter ones would."""
     speedup: float
     tokens_per_round_from_alpha: float | None
     """tau if every position were accepted with the same probability (Leviathan et al.)."""
@@ -137,19 +140,30 @@ class Prediction:
 
 
 def predictions(
-    curve: CostCurve, conditional_rates: Sequence[float | None], alpha: float | None
+    curve: CostCurve,
+    conditional_rates: Sequence[float | None],
+    alpha: float | None,
+    matches: Sequence[Sequence[bool]] = (),
 ) -> tuple[Prediction, ...]:
-    """For every k whose cost and acceptance are known, from 1 on."""
+    """For every k whose cost and acceptance are known, from 1 on.
+
+    Args:
+        matches: of each greedy text, whether the draft would have proposed each of its tokens (:func:`replayed_tau`).
+    """
     found = []
-    for k in range(1, min(curve.longest, len(conditional_rates)) + 1):
-        if conditional_rates[k - 1] is None:
-            break
-        tau = expected_tokens_by_position(conditional_rates, k)
+    for k in range(1, curve.longest + 1):
+        tau = replayed_tau(matches, k)
+        replayed = tau is not None
+        if tau is None:
+            if k > len(conditional_rates) or conditional_rates[k - 1] is None:
+                break
+            tau = expected_tokens_by_position(conditional_rates, k)
         uniform = None if alpha is None else expected_tokens(alpha, k)
         found.append(
             Prediction(
                 k=k,
                 tokens_per_round=tau,
+                replayed=replayed,
                 speedup=curve.speedup(k, tau),
                 tokens_per_round_from_alpha=uniform,
                 speedup_from_alpha=None if uniform is None else curve.speedup(k, uniform),
@@ -157,6 +171,29 @@ def predictions(
             )
         )
     return tuple(found)
+
+
+def replayed_tau(matches: Iterable[Sequence[bool]], k: int) -> float | None:
+    """Tokens per round that drafts of k would have yielded on texts that are decided already; None without any.
+
+    Greedy text does not depend on k, nor does what the draft would propose at a place in it. So the rounds
+    of every k can be counted: each takes in the tokens that the draft has right, at most k, and one more. The last
+    round of a text drafts no more than there is room for.
+
+    Args:
+        matches: for each text, whether the draft would have proposed each of its tokens after the first.
+    """
+    num_tokens = num_rounds = 0
+    for text in matches:
+        place = 0
+        while place < len(text):
+            last = min(place + k, len(text) - 1)
+            while place < last and text[place]:
+                place += 1
+            place += 1
+            num_rounds += 1
+        num_tokens += len(text)
+    return num_tokens / num_rounds if num_rounds else None
 
 
 def expected_tokens(alpha: float, k: int) -> float:

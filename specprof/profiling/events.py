@@ -99,6 +99,9 @@ class PromptEnded:
     finish_reason: FinishReason
     peak_memory_bytes: int
     """High-water mark of the rounds."""
+    draft_matches: tuple[bool, ...] | None = None
+    """Greedy, in hindsight: for each token after the first, whether the draft would have proposed it there.
+    Rounds show that only of the tokens they judged, and the bonus tokens are not among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class RunEnded:
 Event = RunStarted | Prefilled | Round | PromptEnded | RunEnded
 
 _BY_NAME: dict[str, type[Event]] = {cls.__name__: cls for cls in (RunStarted, Prefilled, Round, PromptEnded, RunEnded)}
-_TUPLES = {"draft_tokens", "emitted_tokens", "target_prob", "draft_prob", "alpha"}
+_TUPLES = {"draft_tokens", "emitted_tokens", "target_prob", "draft_prob", "alpha", "draft_matches"}
 
 
 def to_json_line(event: Event) -> str:

@@ -22,6 +22,9 @@ BASELINE = "AR"
 
 BYTES_PER_MB = 2**20
 
+IN_EVENTS_ONLY = ("rounds", "draft_matches")
+"""Fields of a result that its JSON leaves to the events."""
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
@@ -57,6 +60,8 @@ class GenerationResult:
     """Mebibytes; ``peak_memory_mb`` is the larger of this and the rounds' peak."""
     rounds: tuple[Round, ...] = field(default=(), repr=False, compare=False)
     """What happened, round by round; not part of the JSON, which the events already are."""
+    draft_matches: tuple[bool, ...] | None = field(default=None, repr=False, compare=False)
+    """As in :class:`~specprof.profiling.events.PromptEnded`; not part of the JSON either."""
 
     @property
     def num_tokens(self) -> int:
@@ -115,8 +120,8 @@ class GenerationResult:
         return " | ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field but ``rounds``, as plain JSON types."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rounds"}
+        """Every field but what the events hold, as plain JSON types."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in IN_EVENTS_ONLY}
 
     def to_json_line(self) -> str:
         """One JSON object and a newline."""
@@ -129,7 +134,7 @@ class GenerationResult:
         Raises:
             ValueError: a required key is missing.
         """
-        return cls(**_known_fields(cls, record, ignore={"rounds"}))
+        return cls(**_known_fields(cls, record, ignore=IN_EVENTS_ONLY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +399,7 @@ def _result(prefilled: Prefilled, rounds: Sequence[Round], ended: PromptEnded) -
         prefill_draft_seconds=prefilled.draft_seconds,
         prefill_peak_memory_mb=prefilled.peak_memory_bytes / BYTES_PER_MB,
         rounds=tuple(rounds),
+        draft_matches=ended.draft_matches,
     )
     if prefilled.decoder == BASELINE:
         return result
