@@ -209,7 +209,10 @@ def _doubts(matrix: Matrix) -> list[str]:
         for domain in comparison.domains.values()
         if domain.speedup_decode is not None
     ]
-    if numbers and min(numbers) < FEW_PROMPTS:
+    lines += dict.fromkeys(
+        warning for c in matrix.comparisons.values() for warning in c.warnings if "far off the others" in warning
+    )
+    if numbers and 0 < min(numbers) < FEW_PROMPTS:
         few = _count(min(numbers), "prompt")
         lines.append(f"{few} in a domain: so few understate the doubt; use {FEW_PROMPTS} or more (-n).")
     return lines

@@ -282,6 +282,12 @@ class RayExecutor:
                 raise failure
             _LOG.warning("only %d of %d workers run: %s", len(started), len(starting), failure.message)
         _LOG.info("Ray: %d worker(s) on %s", len(started), ", ".join(sorted(set(nodes))))
+        crowded = sorted({node for node in nodes if nodes.count(node) > 1})
+        if crowded and not any("num_gpus" in place for place in places):
+            _LOG.warning(
+                "several workers share the cores of %s: their times are for trying things out, not for comparing",
+                ", ".join(crowded),
+            )
         return started
 
     def replace(self, worker: Worker) -> RayWorker:

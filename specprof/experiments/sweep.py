@@ -85,6 +85,8 @@ class Sweep:
             KeyboardInterrupt: the workers are gone; what was written stays.
         """
         for pair in self.plan.unavailable:
+            if self._stop.is_set():  # at the first failure, if that was asked for
+                break
             self._fail_to_load(pair.cells, "", Failed("load", pair.error.message, pair.error.hint))
         threads: list[threading.Thread] = []
         try:
