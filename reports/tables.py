@@ -307,7 +307,7 @@ def _cost_model(comparison: Comparison) -> RenderableType | None:
 def _other_lengths(comparison: Comparison) -> RenderableType | None:
     """Every K that this run can speak of."""
     found = _some(comparison.predictions)
-    if not found:
+    if len(found) < 2:  # of its own K the cost model above says more
         return None
     table = _grid("left", *["right"] * len(found))
     table.add_row("K", *(str(p.k) for p in found))
@@ -346,8 +346,10 @@ def render_costs(curve: CostCurve, *, title: str, subtitle: str | None = None) -
     add("break-even alpha", "break_even_alpha")
     step = Text(f"one target pass  {_ms(curve.target_step_seconds)} ms; in such passes:")
     rounds = Text(f"{min(curve.num_rounds)} rounds or more of each length, side by side", style="dim")
-    note = Text("A dash: not even if everything were accepted.", style="dim")
-    return Group(_heading(title, subtitle), _section("Cost curve", [step, table, rounds, note]))
+    lines: list[RenderableType] = [step, table, rounds]
+    if any(row["break_even_alpha"] is None for row in rows):
+        lines.append(Text("A dash: not even if everything were accepted.", style="dim"))
+    return Group(_heading(title, subtitle), _section("Cost curve", lines))
 
 
 def costs_by_k(curve: CostCurve) -> list[dict[str, Any]]:
