@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 
 from specprof.commands import narration, options
 from specprof.commands.narration import wants_color
+from specprof.commands.output import print_table
 from specprof.errors import UsageError
 
 
@@ -38,7 +38,6 @@ def explain(
     wants_color(color, sys.stdout)
     from specprof.commands.results import saved_comparison
     from specprof.reports import explain as report
-    from specprof.reports.tables import to_text
 
     if name is None:
         name = _newest(results_dir)
@@ -46,12 +45,7 @@ def explain(
     if as_json:
         print(json.dumps({"schema": report.SCHEMA, "name": name} | report.to_dict(comparison), indent=2))
         return
-    width = min(shutil.get_terminal_size().columns, 120) if sys.stdout.isatty() else 100
-    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    text = to_text(
-        report.render(comparison, title=title), width=width, color=wants_color(color, sys.stdout), ascii=ascii_only
-    )
-    sys.stdout.write(text)
+    print_table(report.render(comparison, title=title), color)
 
 
 def _newest(results_dir: Path) -> str:

@@ -15,11 +15,10 @@ import typer
 
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG, wants_color
+from specprof.commands.output import print_table
 from specprof.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from specprof.experiments.results import Contents, ResultStore
     from specprof.experiments.saved_runs import SavedRun
     from specprof.experiments.summary import CellState
@@ -31,6 +30,7 @@ RUN_SCHEMA = "specprof.run/1"
 
 USAGE = UsageError.exit_code
 _CANDIDATES = 6
+_LIST_WIDTH = 140
 _PIPE_WIDTH = 400
 """Columns where nobody's window ends: no cell of a list is cut for want of room."""
 
@@ -85,7 +85,7 @@ def list_(
         return
     _warn(contents)
     if cells or runs:
-        _print(report.render(cells, runs), color, pipe_width=_PIPE_WIDTH)
+        print_table(report.render(cells, runs), color, piped=_PIPE_WIDTH, widest=_LIST_WIDTH)
     else:
         LOG.info("nothing in %s is of that pair and domain", results_dir)
 
@@ -279,7 +279,7 @@ def _show_cell(contents: Contents, state: CellState, *, as_json: bool, color: st
 
     comparison = compared(contents, state)
     if not as_json:
-        _print(report.render_cell(state, comparison), color)
+        print_table(report.render_cell(state, comparison), color)
         return
     machine = contents.machines.get(state.cell.machine_class)
     document = report.cell_to_dict(state) | comparison.to_dict()
@@ -297,7 +297,7 @@ def _show_run(run: SavedRun, *, as_json: bool, color: str) -> None:
     saved = read_run(run.path)
     comparison = saved.compared()
     if not as_json:
-        _print(tables.render(comparison, title=saved.title, subtitle=saved.subtitle), color)
+        print_table(tables.render(comparison, title=saved.title, subtitle=saved.subtitle), color)
         return
     _print_json(
         {
@@ -394,15 +394,6 @@ def _print_json(document: dict[str, Any]) -> None:
     from specprof.reports.results import finite
 
     print(json.dumps(finite(document), indent=2))
-
-
-def _print(shown: RenderableType, color: str, *, pipe_width: int = 100) -> None:
-    from specprof.reports import tables
-
-    terminal = sys.stdout.isatty()
-    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    width = min(shutil.get_terminal_size().columns, 140) if terminal else pipe_width
-    sys.stdout.write(tables.to_text(shown, width=width, color=wants_color(color, sys.stdout), ascii=ascii_only))
 
 
 def _check_pyarrow() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,18 +13,17 @@ import typer
 from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG, wants_color
+from specprof.commands.output import print_table, write_document
 from specprof.commands.pairs import chosen_pair
 from specprof.commands.sinks import JsonLines, Sink, TextStream, tee
 from specprof.data.prompts import Prompt, PromptDataset, builtin
-from specprof.errors import ResourceError, UsageError
+from specprof.errors import UsageError
 from specprof.experiments.config import RunConfig
 from specprof.experiments.store import RunFile, check_file_writable, new_run_id
 from specprof.models import hub
 from specprof.reproducibility import make_deterministic
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from specprof.experiments.arms import Arms
     from specprof.experiments.run import EncodedPrompt
     from specprof.profiling.comparison import Comparison
@@ -254,7 +252,7 @@ def run(
     )
     document = _document(started, config, comparison, file)
     if output is not None:
-        _write(output, document)
+        write_document(output, document, kept=document["events_file"])
     if as_json:
         print(json.dumps(document, indent=2))
     elif not as_jsonl:
@@ -363,12 +361,12 @@ def _report_costs(
         "machine": describe(),
     }
     if output is not None:
-        _write(output, document | {"events_file": None})
+        write_document(output, document)
     if as_json:
         print(json.dumps(document, indent=2))
     else:
         title, subtitle = _titles(config, arms)
-        _print(tables.render_costs(curve, title=title, subtitle=subtitle), color)
+        print_table(tables.render_costs(curve, title=title, subtitle=subtitle), color)
 
 
 def _document(started: RunStarted, config: RunConfig, comparison: Comparison, file: RunFile | None) -> dict[str, Any]:
@@ -385,20 +383,11 @@ def _document(started: RunStarted, config: RunConfig, comparison: Comparison, fi
     }
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        kept = document["events_file"]
-        hint = f"the events are kept: {kept}" if kept else "free some space or choose another --output, and run again"
-        raise ResourceError(f"writing {path} failed: {error.strerror or error}", hint) from error
-
-
 def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: str) -> None:
     from specprof.reports import tables
 
     title, subtitle = _titles(config, arms)
-    _print(tables.render(comparison, title=title, subtitle=subtitle), color)
+    print_table(tables.render(comparison, title=title, subtitle=subtitle), color)
 
 
 def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
@@ -414,12 +403,3 @@ def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
         title += f"  vocab method {arms.vocab_method}"
     subtitle = f"{arms.target.name} on {arms.target.device}, {str(arms.target.dtype).removeprefix('torch.')}"
     return title, "; ".join((subtitle, *config.caveats))
-
-
-def _print(renderable: RenderableType, color: str) -> None:
-    from specprof.reports import tables
-
-    terminal = sys.stdout.isatty()
-    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    width = min(shutil.get_terminal_size().columns, 120) if terminal else 100
-    sys.stdout.write(tables.to_text(renderable, width=width, color=wants_color(color, sys.stdout), ascii=ascii_only))

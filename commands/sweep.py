@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG, wants_color
+from specprof.commands.output import WIDEST, print_table, write_document
 from specprof.data.prompts import Prompt, PromptDataset, builtin
 from specprof.errors import ResourceError, UsageError
 from specprof.experiments.store import check_file_writable, new_run_id
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from specprof.experiments.executors import Executor
     from specprof.experiments.matrix import Matrix
     from specprof.experiments.plan import Plan
+    from specprof.experiments.records import Session
     from specprof.experiments.remaining import Remaining
     from specprof.experiments.results import Contents
+    from specprof.experiments.sweep import Policy
     from specprof.experiments.sweep_config import SweepConfig
 
 SCHEMA = "specprof.sweep/1"
@@ -159,6 +161,9 @@ def sweep(
     if cell_timeout is not None and not 0 < cell_timeout < float("inf"):
         raise UsageError(f"--cell-timeout {cell_timeout:g} is not a time", "give a number of seconds above 0")
     from specprof.experiments.plan import make_plan
+    from specprof.experiments.records import SCHEMA as STORE_SCHEMA
+    from specprof.experiments.records import Session
+    from specprof.experiments.sweep import Policy
     from specprof.experiments.sweep_config import SweepConfig
     from specprof.profiling import machine
 
@@ -218,14 +223,52 @@ def sweep(
     if not plan.batches:
         raise plan.unavailable[0].error
 
-    from specprof.commands.sweep_narration import SweepNarration
-    from specprof.experiments.records import SCHEMA as STORE_SCHEMA
-    from specprof.experiments.records import Session
-    from specprof.experiments.results import ResultStore
-    from specprof.experiments.sweep import Policy, Sweep
-
-    session = new_run_id()
+    session = Session(
+        new_run_id(), STORE_SCHEMA, __version__, _now(), order_seed, shlex.join(["specprof", *(context.obj or [])])
+    )
+    policy = Policy(fail_fast=fail_fast, cell_timeout=cell_timeout)
     bars = narration.stderr_is_terminal() and not (quiet or log_json)
+    remaining = _measure(
+        plan, chosen, results_dir, machine_class, session, policy, retry_failed=retry_failed, bars=bars
+    )
+    found = _matrices(plan, results_dir, machine_class)
+    document = _document(config, plan, remaining, found, session.session, results_dir)
+    if output is not None:
+        write_document(output, document, kept=document["results"])
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        from specprof.reports import matrix as report
+
+        print_table(report.render(found), color, piped=WIDEST, widest=1000)
+    LOG.info("results: %s", results_dir / "records.jsonl")
+    if any(failure.session == session.session for failure in remaining.failures.values()):
+        LOG.warning("%s failed; --retry-failed tries again", _cells(len(remaining.failures)))
+    if remaining.failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _measure(
+    plan: Plan,
+    executor: Executor,
+    results_dir: Path,
+    machine_class: str | None,
+    session: Session,
+    policy: Policy,
+    *,
+    retry_failed: bool,
+    bars: bool,
+) -> Remaining:
+    """Make what the store lacks, and tell of it.
+
+    Raises:
+        ResourceError: the store is being written by another, or can't be written; no worker can be started.
+        KeyboardInterrupt: after saying what is kept.
+    """
+    from specprof.commands.sweep_narration import SweepNarration
+    from specprof.experiments.results import ResultStore
+    from specprof.experiments.sweep import Sweep
+
     with ResultStore.open(results_dir) as store:
         for note in store.contents.notes:
             LOG.warning("%s: %s", store.path, note)
@@ -242,13 +285,11 @@ def sweep(
         if before.cells_failed:
             LOG.warning("%s failed before; --retry-failed tries again", _cells(before.cells_failed))
         if before.cells_done + before.cells_failed < before.cells:
-            command = shlex.join(["specprof", *(context.obj or [])])
-            store.append(Session(session, STORE_SCHEMA, __version__, _now(), order_seed, command))
-        policy = Policy(fail_fast=fail_fast, cell_timeout=cell_timeout)
+            store.append(session)
+        hashes = {cell.config_hash for cell in plan.cells}
         try:
-            hashes = {cell.config_hash for cell in plan.cells}
             with SweepNarration(before, store.contents, hashes, machine_class=machine_class, shown=bars) as watch:
-                Sweep(plan, remaining, store, chosen, watch, session=session, policy=policy).run()
+                Sweep(plan, remaining, store, executor, watch, session=session.session, policy=policy).run()
         except KeyboardInterrupt:
             progress = remaining.progress()
             LOG.warning(
@@ -257,23 +298,8 @@ def sweep(
             )  # fmt: skip
             raise
         finally:
-            chosen.close()
-
-    found = _matrices(plan, results_dir, machine_class)
-    document = _document(config, plan, remaining, found, session, results_dir)
-    if output is not None:
-        _write(output, document)
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        from specprof.reports import matrix as report
-
-        _print(report.render(found), color)
-    LOG.info("results: %s", results_dir / "records.jsonl")
-    if len(remaining.failures) > before.cells_failed:
-        LOG.warning("%s failed; --retry-failed tries again", _cells(len(remaining.failures)))
-    if remaining.failures:
-        raise typer.Exit(SOME_FAILED)
+            executor.close()
+    return remaining
 
 
 def _measured_elsewhere(plan: Plan, contents: Contents, machine_class: str) -> bool:
@@ -423,7 +449,7 @@ def _print_plan(
             )
         )
     else:
-        _print(report.render(plan, remaining, estimates), color)
+        print_table(report.render(plan, remaining, estimates), color, piped=WIDEST, widest=1000)
 
 
 def _matrices(plan: Plan, results_dir: Path, machine_class: str | None) -> list[Matrix]:
@@ -472,24 +498,6 @@ def _document(
             if not remaining.is_open(cell)
         ],
     }
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(
-            f"writing {path} failed: {error.strerror or error}", f"the results are kept: {document['results']}"
-        ) from error
-
-
-def _print(renderable: Any, color: str) -> None:
-    from specprof.reports.tables import to_text
-
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else 120
-    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    sys.stdout.write(to_text(renderable, width=width, color=wants_color(color, sys.stdout), ascii=ascii_only))
 
 
 def _now() -> str:

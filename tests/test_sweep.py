@@ -218,6 +218,12 @@ def test_a_prompt_that_says_something_else_is_another(tmp_path: Path) -> None:
     go_on(plan_of(second), tmp_path)
     assert Counter(key[2] for key in keys(tmp_path)[6 + 6 + 3 :]) == {"code1": 6}
     assert len(set(keys(tmp_path))) == len(keys(tmp_path))
+    # What the first text measured is kept, and is in no figure of the second's.
+    edited = cell_states(read_contents(tmp_path))
+    assert {(state.state, state.num_done, state.num_expected) for state in edited} == {("done", 4, 4)}
+    go_on(plan_of(second), tmp_path / "alone")
+    alone = cell_states(read_contents(tmp_path / "alone"))
+    assert [state.speedup for state in edited] == [state.speedup for state in alone]
 
 
 def test_a_unit_that_was_torn_is_completed(tmp_path: Path) -> None:

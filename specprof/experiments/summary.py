@@ -40,13 +40,14 @@ def cell_states(contents: Contents) -> list[CellState]:
     """Every cell of a store, in the order they were first started."""
     generations: dict[tuple[str, str], list[Generation]] = defaultdict(list)
     for generation in contents.generations.values():
-        if not generation.control:
+        cell = contents.cells.get((generation.config_hash, generation.machine_class))
+        if not generation.control and (cell is None or _asked_for(generation, cell)):
             generations[generation.config_hash, generation.machine_class].append(generation)
-    speeds = {cell: _speeds(measured) for cell, measured in generations.items()}
+    speeds = {key: _speeds(measured) for key, measured in generations.items()}
     states = []
     for (config_hash, machine_class), cell in contents.cells.items():
         config = BenchmarkConfig.from_dict(cell.config)
-        num_done = _num_done(cell, generations[config_hash, machine_class])
+        num_done = len(generations[config_hash, machine_class])
         num_expected = cell.num_prompts * cell.repetitions
         failure = last_failure(contents, cell) if num_done < num_expected or not num_expected else None
         speed = speeds.get((config_hash, machine_class), {})
@@ -66,11 +67,11 @@ def cell_states(contents: Contents) -> list[CellState]:
     return states
 
 
-def _num_done(cell: CellStarted, generations: Sequence[Generation]) -> int:
+def _asked_for(generation: Generation, cell: CellStarted) -> bool:
+    """Not of a prompt or repetition that only an earlier session wanted, nor of a text its prompt no longer has."""
     if not cell.prompt_hashes:
-        return len(generations)
-    asked_for = set(cell.prompt_hashes)
-    return sum(g.prompt_hash in asked_for and g.repetition < cell.repetitions for g in generations)
+        return True
+    return generation.prompt_hash in cell.prompt_hashes and generation.repetition < cell.repetitions
 
 
 def last_failure(contents: Contents, cell: CellStarted) -> Failure | None:
