@@ -43,5 +43,9 @@ def write_document(path: Path, document: dict[str, Any], *, kept: object = None)
     try:
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        hint = f"the events are kept: {kept}" if kept else "free some space or choose another --output, and run again"
+        hint = (
+            f"what was measured is kept: {kept}"
+            if kept
+            else "free some space or choose another --output, and run again"
+        )
         raise ResourceError(f"writing {path} failed: {error.strerror or error}", hint) from error

@@ -391,7 +391,9 @@ def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: s
 
 
 def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
-    how = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
+    from specprof.profiling.metrics import manner
+
+    how = manner(config.temperature)
     title = f"{config.pair.name}  K = {config.k}  {how}"
     if config.k == "auto":
         title = title.replace("auto", f"auto (up to {config.longest_draft})", 1)

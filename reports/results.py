@@ -15,7 +15,7 @@ from specprof.experiments.records import Failure
 from specprof.experiments.saved_runs import SavedRun
 from specprof.experiments.summary import CellState
 from specprof.profiling.comparison import Comparison
-from specprof.profiling.metrics import BenchmarkConfig
+from specprof.profiling.metrics import BenchmarkConfig, manner
 from specprof.reports import tables
 from specprof.reports.tables import DASH, plain
 
@@ -56,7 +56,7 @@ def failure_lines(failure: Failure) -> list[str]:
 def cell_title(state: CellState) -> str:
     """What was asked for, in one line; text from the file, as it is."""
     config = state.config
-    how = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}"
+    how = manner(config.temperature)
     title = f"{config.model_pair_name}  {config.prompt_domain}  K = {config.K or 0}  {how}"
     if config.drafter != "model":
         title += f"  drafter {config.drafter}"

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from specprof.profiling.comparison import Arm, Comparison, OutputMatch, Phase, Speedup
 from specprof.profiling.cost_model import CostCurve, alpha_for
-from specprof.profiling.metrics import BYTES_PER_MB, AcceptanceCounts
+from specprof.profiling.metrics import BYTES_PER_MB, AcceptanceCounts, manner
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ def _headline(speedup: Speedup) -> str:
 def _sample(comparison: Comparison, speedup: Speedup) -> str:
     prompts = "1 prompt" if speedup.n_prompts == 1 else f"{speedup.n_prompts} prompts"
     times = "1 repetition" if comparison.num_repetitions == 1 else f"{comparison.num_repetitions} repetitions"
-    how = "greedy" if comparison.temperature == 0 else f"temperature {comparison.temperature:g}"
+    how = manner(comparison.temperature)
     return f"{prompts}, {times}, {how}; 95 % interval over prompts"
 
 

@@ -12,7 +12,7 @@ from specprof.experiments.records import CellStarted, Failure, Generation, Gener
 from specprof.experiments.results import Contents
 from specprof.experiments.summary import last_failure
 from specprof.profiling.comparison import Comparison, compare, relative_to_prompt
-from specprof.profiling.metrics import BenchmarkConfig
+from specprof.profiling.metrics import BenchmarkConfig, manner
 from specprof.profiling.statistics import drift
 
 DraftLength = int | Literal["auto"]
@@ -50,7 +50,7 @@ class Matrix:
 
     @property
     def title(self) -> str:
-        how = "greedy" if self.config.temperature == 0 else f"temperature {self.config.temperature:g}"
+        how = manner(self.config.temperature)
         title = f"{self.config.model_pair_name}  {how}"
         if self.config.drafter != "model":
             title += f"  drafter {self.config.drafter}"

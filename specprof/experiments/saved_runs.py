@@ -15,7 +15,7 @@ from specprof.experiments.results import FILE_NAME
 from specprof.profiling.comparison import Comparison, compare
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Event, Round, RunEnded, RunStarted
-from specprof.profiling.metrics import GenerationResult, fold
+from specprof.profiling.metrics import GenerationResult, fold, manner
 
 _EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
 _LAST_BYTES = 4096
@@ -89,7 +89,7 @@ class FinishedRun:
     @property
     def title(self) -> str:
         asked = self.asked
-        how = "greedy" if asked.temperature == 0 else f"temperature {asked.temperature:g}"
+        how = manner(asked.temperature)
         title = f"{asked.pair.get('name')}  K = {asked.k}  {how}"
         if asked.drafter != "model":
             title += f"  drafter {asked.drafter}"

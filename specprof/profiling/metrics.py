@@ -22,6 +22,12 @@ BASELINE = "AR"
 
 BYTES_PER_MB = 2**20
 
+
+def manner(temperature: float) -> str:
+    """``greedy``, or ``temperature 0.8``: as titles have it."""
+    return "greedy" if temperature == 0 else f"temperature {temperature:g}"
+
+
 IN_EVENTS_ONLY = ("rounds", "draft_matches")
 """Fields of a result that its JSON leaves to the events."""
 
