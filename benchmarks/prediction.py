@@ -18,6 +18,7 @@ from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.experiments.arms import load_arms
 from specprof.experiments.config import RunConfig
 from specprof.experiments.cost_survey import survey_costs
+from specprof.experiments.observer import Observer
 from specprof.experiments.run import encode_prompts, request_for, warm_up
 from specprof.models.registry import get_pair
 from specprof.profiling.comparison import Comparison, compare
@@ -40,13 +41,14 @@ def main() -> None:
     warm_up(config, arms, prompts)
     curve = survey_costs(config, arms, prompts)
     decoders: list[AutoregressiveDecoder | SpeculativeDecoder] = [arms.baseline]
-    decoders += [SpeculativeDecoder(arms.target, arms.speculative.drafter, k, hindsight=k == longest) for k in args.k]
+    decoders += [SpeculativeDecoder(arms.target, arms.speculative.drafter, k) for k in args.k]
     results: list[GenerationResult] = []
+    observer = Observer(str, hindsight=True)
     order = random.Random(0)
     for repetition in range(args.reps):
         for prompt in prompts:
             for decoder in order.sample(decoders, len(decoders)):
-                results += fold(decoder.events(request_for(config, arms, prompt, repetition)))
+                results += fold(observer.events(decoder, request_for(config, arms, prompt, repetition)))
 
     def compared(k: int) -> Comparison:
         arms_of_k = [result for result in results if result.decoder in ("AR", f"SD-K{k}")]

@@ -16,6 +16,7 @@ from specprof import __version__
 from specprof.commands.explain import explain
 from specprof.commands.load import load
 from specprof.commands.prompts import prompts
+from specprof.commands.report import report
 from specprof.commands.results import results
 from specprof.commands.run import run
 from specprof.commands.sweep import sweep
@@ -37,6 +38,7 @@ app.command()(load)
 app.command()(prompts)
 app.command()(sweep)
 app.command()(explain)
+app.command()(report)
 app.add_typer(results)
 
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from specprof.commands.narration import wants_color
 from specprof.errors import ResourceError
+from specprof.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDEST = 120
 """Columns beyond which a line is hard to follow."""
+
+
+def typed(context: typer.Context) -> str:
+    """The command line, as a shell would take it again."""
+    return shlex.join(["specprof", *(context.obj or [])])
 
 
 def print_table(shown: RenderableType, color: str, *, piped: int = 100, widest: int = WIDEST) -> None:
@@ -49,3 +59,20 @@ def write_document(path: Path, document: dict[str, Any], *, kept: object = None)
             else "free some space or choose another --output, and run again"
         )
         raise ResourceError(f"writing {path} failed: {error.strerror or error}", hint) from error
+
+
+def write_file(path: Path, write: Callable[[Path], object], *, make_directory: bool = False) -> None:
+    """Write a file that is the old one or the new one, never a part.
+
+    Raises:
+        ResourceError: it can't be written.
+    """
+    try:
+        if make_directory:
+            path.parent.mkdir(exist_ok=True)
+        write_whole(path, write)
+    except OSError as error:
+        raise ResourceError(
+            f"writing {path} failed: {error.strerror or error}",
+            "name a file in a directory that exists, is writable and has space left",
+        ) from error

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +12,7 @@ import typer
 
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG, wants_color
-from specprof.commands.output import print_table
+from specprof.commands.output import print_table, write_file
 from specprof.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +105,7 @@ def show(
     wants_color(color, sys.stdout)
     from specprof.experiments.summary import CellState
 
-    contents, found = _named(name, results_dir)
+    contents, found = named(name, results_dir)
     if isinstance(found, CellState):
         _show_cell(contents, found, as_json=as_json, color=color)
     else:
@@ -172,9 +169,9 @@ def export(
     if csv == "-":
         frame.to_csv(sys.stdout, index=False, lineterminator="\n")
     elif csv is not None:
-        _write_whole(Path(csv), lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
+        write_file(Path(csv), lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
     if parquet is not None:
-        _write_whole(parquet, lambda path: frame.to_parquet(path, index=False, engine="pyarrow"))
+        write_file(parquet, lambda path: frame.to_parquet(path, index=False, engine="pyarrow"))
     for path in files:
         LOG.info("%s: %d generations", path, len(frame))
 
@@ -209,14 +206,19 @@ def saved_comparison(name: str, directory: Path) -> tuple[str, Comparison]:
     from specprof.experiments.summary import compared
     from specprof.reports.results import cell_title
 
-    contents, found = _named(name, directory)
+    contents, found = named(name, directory)
     if isinstance(found, SavedRun):
         run = read_run(found.path)
         return run.title, run.compared()
     return cell_title(found), compared(contents, found)
 
 
-def _named(name: str, directory: Path) -> tuple[Contents, CellState | SavedRun]:
+def named(name: str, directory: Path) -> tuple[Contents, CellState | SavedRun]:
+    """The one cell or run of that name, and what the store beside it holds, rounds included.
+
+    Raises:
+        UsageError: none, or several.
+    """
     contents, cells, runs = _read(directory, with_rounds=True)
     _warn(contents)
     found, found_runs = _matching(name, cells, runs)
@@ -401,38 +403,3 @@ def _check_pyarrow() -> None:
         import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
         raise ResourceError("writing Parquet needs pyarrow", "pip install 'specprof[analysis]'") from error
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that is the old one or the new one, never a part.
-
-    Raises:
-        ResourceError: it can't be written.
-    """
-    target = path.resolve()
-    try:
-        if target.exists() and not target.is_file():  # a pipe or a device: nothing to put in its place
-            write(target)
-            return
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
-        os.close(descriptor)
-        try:
-            write(Path(name))
-            if target.exists():
-                shutil.copymode(target, name)
-            else:
-                os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ResourceError(
-            f"writing {path} failed: {error.strerror or error}", "free some space or name another file"
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

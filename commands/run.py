@@ -13,14 +13,15 @@ import typer
 from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG, wants_color
-from specprof.commands.output import print_table, write_document
+from specprof.commands.output import print_table, typed, write_document
 from specprof.commands.pairs import chosen_pair
 from specprof.commands.sinks import JsonLines, Sink, TextStream, tee
 from specprof.data.prompts import Prompt, PromptDataset, builtin
-from specprof.errors import UsageError
+from specprof.errors import CorrectnessError, UsageError
 from specprof.experiments.config import RunConfig
 from specprof.experiments.store import RunFile, check_file_writable, new_run_id
 from specprof.models import hub
+from specprof.profiling.host_profile import profile_format
 from specprof.reproducibility import make_deterministic
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ DEFAULT_NUM_PROMPTS = 12
 
 
 def run(
+    context: typer.Context,
     pair: options.Pair = None,
     draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
@@ -124,6 +126,14 @@ def run(
         Path | None,
         typer.Option("--trace", metavar="FILE", help="Write a trace for ui.perfetto.dev as well; .gz compresses it."),
     ] = None,
+    host_profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--host-profile",
+            metavar="FILE",
+            help="Decode once more, untimed, watched by py-spy: .json is for speedscope.app, .svg a flame graph.",
+        ),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
     ] = False,
@@ -161,8 +171,14 @@ def run(
     narration.set_up(detailed=verbose >= 2, quiet=quiet, as_json=log_json)
     if as_json and as_jsonl:
         raise UsageError("--json and --jsonl exclude each other", "one document, or one event a line")
-    if cost_only and (no_cost_curve or as_jsonl or trace is not None):
-        other = "--no-cost-curve" if no_cost_curve else "--jsonl" if as_jsonl else "--trace"
+    measuring = {
+        "--jsonl": as_jsonl,
+        "--trace": trace,
+        "--host-profile": host_profile,
+        "--no-cost-curve": no_cost_curve,
+    }
+    other = next((flag for flag, given in measuring.items() if given), None)
+    if cost_only and other is not None:
         raise UsageError(f"--cost-only and {other} exclude each other", "leave one of them out")
     wants_color(color, sys.stdout)
     config = RunConfig(
@@ -195,17 +211,20 @@ def run(
         offline=offline,
         trust_remote_code=trust_remote_code,
     )
+    if host_profile is not None:
+        profile_format(host_profile)
     texts = _chosen_prompts(prompt or [], prompts, domain or [], num_prompts)
     run_id = new_run_id()
     file = None if no_save or cost_only else RunFile(results_dir, run_id)
-    for written in filter(None, (output, trace)):
+    for written in filter(None, (output, trace, host_profile)):
         check_file_writable(written)
     _check_models_are_here(config)
 
     # What needs PyTorch or numpy is imported once everything that can be refused has been.
     from specprof.experiments.run import measure
+    from specprof.experiments.saved_runs import differences
     from specprof.profiling.comparison import compare
-    from specprof.profiling.events import PromptEnded, RunStarted
+    from specprof.profiling.events import PromptEnded, RunEnded, RunStarted
     from specprof.profiling.metrics import fold
 
     bars = narration.stderr_is_terminal() and not (quiet or log_json)
@@ -216,6 +235,7 @@ def run(
         return
     total = config.repetitions * len(encoded) * config.num_arms
     lines = JsonLines(sys.stdout) if as_jsonl else None
+    ended: list[RunEnded] = []
     with ExitStack() as stack:
         sinks: list[Sink] = []
         if file is not None:
@@ -230,8 +250,9 @@ def run(
             sinks.append(stack.enter_context(trace_file(trace, decode=arms.tokenizer.decode)))
         bar = stack.enter_context(narration.progress("measuring", total, shown=bars and not verbose))
         sinks.append(lambda event: bar.advance() if isinstance(event, PromptEnded) else None)
+        sinks.append(lambda event: ended.append(event) if isinstance(event, RunEnded) else None)
         try:
-            events = tee(measure(config, arms, encoded, run_id, curve), sinks)
+            events = tee(measure(config, arms, encoded, run_id, curve, typed(context)), sinks)
             started = next(events)
             assert isinstance(started, RunStarted)
             results = []
@@ -248,8 +269,11 @@ def run(
         temperature=config.temperature,
         domains={p.prompt.prompt_id: p.prompt.domain for p in encoded},
         curve=curve,
+        differences=differences(ended[0]),
         seed=config.seed,
     )
+    if host_profile is not None:
+        _profile_host(host_profile, config, arms, encoded)
     document = _document(started, config, comparison, file)
     if output is not None:
         write_document(output, document, kept=document["events_file"])
@@ -263,6 +287,44 @@ def run(
         LOG.info("trace: %s (open it at ui.perfetto.dev)", trace)
     if lines is not None and lines.failure is not None:
         raise lines.failure
+    _check_output(comparison)
+
+
+def _profile_host(path: Path, config: RunConfig, arms: Arms, prompts: list[EncodedPrompt]) -> None:
+    """Decode everything once more while py-spy watches; where it can't, the measurement stands."""
+    from specprof.experiments.run import decode_once
+    from specprof.profiling.host_profile import host_profile
+
+    LOG.info("host profile: decoding once more, untimed")
+    with host_profile(path) as profile:
+        decode_once(config, arms, prompts)
+    if profile.problem is not None:
+        LOG.warning("no host profile: %s; %s", *profile.problem)
+        return
+    if profile.note is not None:
+        LOG.info("note: %s", profile.note)
+    LOG.info("host profile: %s", path)
+
+
+def _check_output(comparison: Comparison) -> None:
+    """The last word: whatever was measured and kept, this is not the target's output.
+
+    Raises:
+        CorrectnessError: a greedy text differs from plain decoding's by more than rounding.
+    """
+    match = comparison.output_matches_baseline
+    if match is None or not match.failures:
+        return
+    first = match.failures[0]
+    gap = ""
+    if first.gap is not None and first.tolerance is not None:
+        gap = f": the logits of the two tokens are {first.gap:.3g} apart, and rounding explains {first.tolerance:.3g}"
+    raise CorrectnessError(
+        f"speculation changed the output of {len(match.failures)} of {match.num_prompts} prompts, "
+        f"{first.prompt_id} at token {first.position + 1}{gap}",
+        "please report it with the pair and the command; --forward hf tells whether this program's own forward is the "
+        "cause",
+    )
 
 
 def _k(text: str) -> int | Literal["auto"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG, wants_color
-from specprof.commands.output import WIDEST, print_table, write_document
+from specprof.commands.output import WIDEST, print_table, typed, write_document
 from specprof.data.prompts import Prompt, PromptDataset, builtin
 from specprof.errors import ResourceError, UsageError
 from specprof.experiments.store import check_file_writable, new_run_id
@@ -223,9 +222,7 @@ def sweep(
     if not plan.batches:
         raise plan.unavailable[0].error
 
-    session = Session(
-        new_run_id(), STORE_SCHEMA, __version__, _now(), order_seed, shlex.join(["specprof", *(context.obj or [])])
-    )
+    session = Session(new_run_id(), STORE_SCHEMA, __version__, _now(), order_seed, typed(context))
     policy = Policy(fail_fast=fail_fast, cell_timeout=cell_timeout)
     bars = narration.stderr_is_terminal() and not (quiet or log_json)
     remaining = _measure(

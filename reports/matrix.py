@@ -13,7 +13,8 @@ from specprof.experiments.matrix import DraftLength, Matrix, Missing
 from specprof.experiments.records import Failure
 from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT, Comparison, Speedup
 from specprof.profiling.metrics import AcceptanceCounts
-from specprof.reports.tables import DASH, VERDICT_COLORS, plain
+from specprof.reports.numbers import DASH
+from specprof.reports.tables import VERDICT_COLORS, plain
 
 ALL = "all"
 FEWEST_FOR_DRIFT = 10

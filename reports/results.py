@@ -17,7 +17,8 @@ from specprof.experiments.summary import CellState
 from specprof.profiling.comparison import Comparison
 from specprof.profiling.metrics import BenchmarkConfig, manner
 from specprof.reports import tables
-from specprof.reports.tables import DASH, plain
+from specprof.reports.numbers import DASH
+from specprof.reports.tables import plain
 
 STATE_COLORS = {"done": "green", "partial": "yellow", "failed": "red", "skipped": "red"}
 

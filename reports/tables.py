@@ -19,11 +19,11 @@ from rich.text import Text
 
 from specprof.profiling.comparison import Arm, Comparison, OutputMatch, Phase, Speedup
 from specprof.profiling.cost_model import CostCurve, alpha_for
-from specprof.profiling.metrics import BYTES_PER_MB, AcceptanceCounts, manner
+from specprof.profiling.metrics import AcceptanceCounts, manner
+from specprof.reports.numbers import DASH, count, fixed, interval, megabytes, milliseconds, percent, rate, times
 
 T = TypeVar("T")
 
-DASH = "-"
 LABEL_WIDTH = 12
 PHASE_COLORS = {"draft": "cyan", "verify": "blue", "sample": "magenta", "overhead": "bright_black"}
 VERDICT_COLORS = {"faster": "bold green", "slower": "bold red", "not distinguishable": "bold yellow"}
@@ -134,7 +134,7 @@ def _speed(comparison: Comparison) -> RenderableType:
     headline = Text(_headline(decode), style=VERDICT_COLORS.get(decode.verdict or "", "bold"))
     lines: list[RenderableType] = [Text.assemble(headline, _spread(decode))]
     if e2e is not None:
-        lines.append(Text(f"{_times(e2e.value)} end to end, prefill included{_spread(e2e)}"))
+        lines.append(Text(f"{times(e2e.value)} end to end, prefill included{_spread(e2e)}"))
     lines.append(Text(_sample(comparison, decode), style="dim"))
     if comparison.explanation:
         lines.append(Text(comparison.explanation))
@@ -145,17 +145,17 @@ def _headline(speedup: Speedup) -> str:
     if speedup.value is None:
         return f"{DASH} no prompt was decoded by both arms"
     if speedup.verdict == "not distinguishable":
-        return f"{_times(speedup.value)} decode, not distinguishable from 1.00x"
+        return f"{times(speedup.value)} decode, not distinguishable from 1.00x"
     if speedup.verdict is None:
-        return f"{_times(speedup.value)} decode, no verdict from one prompt"
-    return f"{_times(speedup.value)} decode, {speedup.verdict}"
+        return f"{times(speedup.value)} decode, no verdict from one prompt"
+    return f"{times(speedup.value)} decode, {speedup.verdict}"
 
 
 def _sample(comparison: Comparison, speedup: Speedup) -> str:
-    prompts = "1 prompt" if speedup.n_prompts == 1 else f"{speedup.n_prompts} prompts"
-    times = "1 repetition" if comparison.num_repetitions == 1 else f"{comparison.num_repetitions} repetitions"
+    prompts = count(speedup.n_prompts, "prompt")
+    repetitions = count(comparison.num_repetitions, "repetition")
     how = manner(comparison.temperature)
-    return f"{prompts}, {times}, {how}; 95 % interval over prompts"
+    return f"{prompts}, {repetitions}, {how}; 95 % interval over prompts"
 
 
 def _acceptance(comparison: Comparison) -> RenderableType | None:
@@ -170,17 +170,17 @@ def _acceptance(comparison: Comparison) -> RenderableType | None:
         drafted = counts.num_draft_tokens / counts.num_spec_steps
         lines.append(
             Text.assemble(
-                (f"{_fixed(counts.mean_acceptance_length)} tokens per round", "bold"),
-                f" = {_fixed(counts.accepted_per_step)} of {drafted:.3g} drafted + 1 corrected or bonus",
+                (f"{fixed(counts.mean_acceptance_length)} tokens per round", "bold"),
+                f" = {fixed(counts.accepted_per_step)} of {drafted:.3g} drafted + 1 corrected or bonus",
             )
         )
         alpha = "" if counts.alpha is None else f", alpha {counts.alpha:.2f}"
-        lines.append(Text(f"{_percent(counts.draft_acceptance_rate)} of drafted tokens accepted{alpha}"))
+        lines.append(Text(f"{percent(counts.draft_acceptance_rate)} of drafted tokens accepted{alpha}"))
         lines.extend(_positions(counts))
         lengths = {length: rounds for length, rounds in enumerate(counts.draft_length_histogram) if rounds}
         if len(lengths) > 1:
             total = sum(lengths.values())
-            shares = ", ".join(f"{length} in {_percent(rounds / total)}" for length, rounds in lengths.items())
+            shares = ", ".join(f"{length} in {percent(rounds / total)}" for length, rounds in lengths.items())
             lines.append(Text(f"drafted per round: {shares}"))
     left_out = []
     if counts.num_cut_rounds:
@@ -199,8 +199,8 @@ def _positions(counts: AcceptanceCounts) -> Iterator[RenderableType]:
         block = slice(start, start + 8)
         table = _grid("left", *["right"] * len(per_position[block]))
         table.add_row("position", *[str(start + 1 + i) for i in range(len(per_position[block]))], style="dim")
-        table.add_row("accepted", *[_percent(rate) for rate in per_position[block]])
-        table.add_row("if reached", *[_percent(rate) for rate in conditional[block]])
+        table.add_row("accepted", *[percent(rate) for rate in per_position[block]])
+        table.add_row("if reached", *[percent(rate) for rate in conditional[block]])
         yield table
 
 
@@ -215,10 +215,10 @@ def _domains(comparison: Comparison) -> RenderableType | None:
         table.add_row(
             Text(plain(name)),
             str(speedup.n_prompts) if speedup else DASH,
-            _fixed(counts.mean_acceptance_length) if counts else DASH,
-            _percent(counts.draft_acceptance_rate) if counts else DASH,
-            Text(_times(speedup.value) if speedup else DASH, style=verdict_style),
-            _interval(speedup) if speedup else DASH,
+            fixed(counts.mean_acceptance_length) if counts else DASH,
+            percent(counts.draft_acceptance_rate) if counts else DASH,
+            Text(times(speedup.value) if speedup else DASH, style=verdict_style),
+            interval(speedup) if speedup else DASH,
         )
     return _section("Domains", [table])
 
@@ -245,11 +245,11 @@ def _time(comparison: Comparison) -> RenderableType | None:
             if name == "draft" and arm is comparison.baseline:
                 cells += [DASH, DASH, ""]
                 continue
-            cells.append(_ms(phase.seconds_per_token, like=slowest))
-            cells.append(_percent(phase.share))
+            cells.append(milliseconds(phase.seconds_per_token, like=slowest))
+            cells.append(percent(phase.share))
             cells.append(_Bar((phase.seconds_per_token or 0.0) / longest if longest else 0.0, color))
         table.add_row(name, *cells)
-    totals = [cell for arm in arms for cell in (_ms(_seconds_per_token(arm), like=slowest), "", "")]
+    totals = [cell for arm in arms for cell in (milliseconds(_seconds_per_token(arm), like=slowest), "", "")]
     table.add_row("total", *totals, style="bold")
     return _section("Time", [table])
 
@@ -261,15 +261,15 @@ def _latency(comparison: Comparison) -> RenderableType | None:
     table = _grid("left", *["right"] * len(arms))
     table.add_row("", *[Text(plain(arm.decoder), style="bold") for arm in arms])
     rows = [
-        ("tokens/s, decode", [_rate(arm.tokens_per_second) for arm in arms]),
-        ("tokens/s, end to end", [_rate(arm.tokens_per_second_e2e) for arm in arms]),
-        ("first token, ms", [_ms(arm.ttft_seconds) for arm in arms]),
-        ("per token after, ms", [_ms(arm.tpot_seconds) for arm in arms]),
+        ("tokens/s, decode", [rate(arm.tokens_per_second) for arm in arms]),
+        ("tokens/s, end to end", [rate(arm.tokens_per_second_e2e) for arm in arms]),
+        ("first token, ms", [milliseconds(arm.ttft_seconds) for arm in arms]),
+        ("per token after, ms", [milliseconds(arm.tpot_seconds) for arm in arms]),
         ("tokens per round", [_tokens_per_round(arm) for arm in arms]),
-        ("round p50, ms", [_ms(arm.latency_p50) for arm in arms]),
-        ("round p95, ms", [_ms(arm.latency_p95) for arm in arms]),
-        ("round p99, ms", [_ms(arm.latency_p99) for arm in arms]),
-        ("peak memory, MB", [_megabytes(arm.peak_memory_bytes) for arm in arms]),
+        ("round p50, ms", [milliseconds(arm.latency_p50) for arm in arms]),
+        ("round p95, ms", [milliseconds(arm.latency_p95) for arm in arms]),
+        ("round p99, ms", [milliseconds(arm.latency_p99) for arm in arms]),
+        ("peak memory, MB", [megabytes(arm.peak_memory_bytes) for arm in arms]),
     ]
     for label, cells in rows:
         table.add_row(label, *cells)
@@ -283,21 +283,21 @@ def _cost_model(comparison: Comparison) -> RenderableType | None:
     k = counts.num_spec_tokens
     measured = comparison.speedup_decode.value if comparison.speedup_decode else None
     table = _grid("left", "left")
-    table.add_row("one target pass", f"{_ms(costs.target_step_seconds)} ms; in such passes:")
-    table.add_row("a drafted token", f"c = {_fixed(costs.draft_cost_ratio, 3)}")
-    table.add_row(f"verifying {costs.draft_tokens_per_round:.3g}", f"v = {_fixed(costs.verify_ratio, 3)}")
+    table.add_row("one target pass", f"{milliseconds(costs.target_step_seconds)} ms; in such passes:")
+    table.add_row("a drafted token", f"c = {fixed(costs.draft_cost_ratio, 3)}")
+    table.add_row(f"verifying {costs.draft_tokens_per_round:.3g}", f"v = {fixed(costs.verify_ratio, 3)}")
     table.add_row(
         "the rest",
-        f"o = {_fixed(costs.overhead_ratio, 3)}   (plain decoding: {_fixed(costs.ar_overhead_ratio, 3)})",
+        f"o = {fixed(costs.overhead_ratio, 3)}   (plain decoding: {fixed(costs.ar_overhead_ratio, 3)})",
     )
     table.add_row(
         "predicted",
         Text.assemble(
-            (_times(costs.speedup_predicted_with_ar_overhead), "bold"),
-            f" over this run's baseline, measured {_times(measured)}",
+            (times(costs.speedup_predicted_with_ar_overhead), "bold"),
+            f" over this run's baseline, measured {times(measured)}",
         ),
     )
-    table.add_row("", f"{_times(costs.speedup_predicted)} over bare target passes (so is break-even)")
+    table.add_row("", f"{times(costs.speedup_predicted)} over bare target passes (so is break-even)")
     table.add_row("break-even", _break_even(comparison))
     if costs.best_k is not None:
         table.add_row(f"best K up to {k}", _best_k(costs.best_k, costs.best_k_speedup_predicted))
@@ -311,13 +311,13 @@ def _other_lengths(comparison: Comparison) -> RenderableType | None:
         return None
     table = _grid("left", *["right"] * len(found))
     table.add_row("K", *(str(p.k) for p in found))
-    table.add_row("break-even, tokens/round", *(_fixed(p.break_even_tau) for p in found))
+    table.add_row("break-even, tokens/round", *(fixed(p.break_even_tau) for p in found))
     how = "tokens/round, same texts" if found[0].replayed else "predicted tokens/round"
-    table.add_row(how, *(_fixed(p.tokens_per_round) for p in found))
+    table.add_row(how, *(fixed(p.tokens_per_round) for p in found))
     best = max(found, key=lambda p: p.speedup)
-    table.add_row("predicted speedup", *(Text(_times(p.speedup), style="bold" if p is best else "") for p in found))
+    table.add_row("predicted speedup", *(Text(times(p.speedup), style="bold" if p is best else "") for p in found))
     if any(p.speedup_from_alpha is not None for p in found):
-        table.add_row("with one alpha for all", *(_times(p.speedup_from_alpha) for p in found))
+        table.add_row("with one alpha for all", *(times(p.speedup_from_alpha) for p in found))
     return _section("Other K", [table])
 
 
@@ -336,7 +336,7 @@ def render_costs(curve: CostCurve, *, title: str, subtitle: str | None = None) -
     table = _grid("left", *["right"] * len(rows))
 
     def add(label: str, key: str, digits: int = 2) -> None:
-        table.add_row(label, *(_fixed(row[key], digits) for row in rows))
+        table.add_row(label, *(fixed(row[key], digits) for row in rows))
 
     table.add_row("K", *(str(row["k"]) for row in rows))
     add("a drafted token, c", "draft_cost_ratio", 3)
@@ -344,7 +344,7 @@ def render_costs(curve: CostCurve, *, title: str, subtitle: str | None = None) -
     add("the rest, o", "overhead_ratio", 3)
     add("break-even, tokens/round", "break_even_tau")
     add("break-even alpha", "break_even_alpha")
-    step = Text(f"one target pass  {_ms(curve.target_step_seconds)} ms; in such passes:")
+    step = Text(f"one target pass  {milliseconds(curve.target_step_seconds)} ms; in such passes:")
     rounds = Text(f"{min(curve.num_rounds)} rounds or more of each length, side by side", style="dim")
     lines: list[RenderableType] = [step, table, rounds]
     if any(row["break_even_alpha"] is None for row in rows):
@@ -375,16 +375,16 @@ def costs_by_k(curve: CostCurve) -> list[dict[str, Any]]:
 def _break_even(comparison: Comparison) -> str:
     costs, counts = comparison.costs, comparison.acceptance
     assert costs is not None and counts is not None
-    per_round = f"{_fixed(costs.break_even_tau)} tokens per round (here {_fixed(costs.tokens_per_round)})"
+    per_round = f"{fixed(costs.break_even_tau)} tokens per round (here {fixed(costs.tokens_per_round)})"
     if costs.draft_tokens_per_round != counts.num_spec_tokens:
         return per_round  # an alpha belongs to one draft length
     if costs.break_even_alpha is None:
         return f"{per_round}\nout of reach even if everything were accepted"
-    return f"{per_round}\nalpha {costs.break_even_alpha:.2f} (here {_fixed(counts.alpha)})"
+    return f"{per_round}\nalpha {costs.break_even_alpha:.2f} (here {fixed(counts.alpha)})"
 
 
 def _best_k(k: int, predicted: float | None) -> str:
-    return "none: plain decoding is fastest" if k == 0 else f"{k}, predicted {_times(predicted)} from this run's costs"
+    return "none: plain decoding is fastest" if k == 0 else f"{k}, predicted {times(predicted)} from this run's costs"
 
 
 def _output(comparison: Comparison) -> RenderableType | None:
@@ -394,10 +394,11 @@ def _output(comparison: Comparison) -> RenderableType | None:
     if match is None:
         return _section("Output", [Text("not compared: sampling keeps the target's distribution, not its tokens")])
     identical = match.num_identical == match.num_prompts
+    color = "green" if identical else "bold red" if match.failures else "yellow"
     lines: list[RenderableType] = [
         Text(
             f"{match.num_identical} of {match.num_prompts} prompts token-identical to plain decoding",
-            style="green" if identical else "yellow",
+            style=color,
         )
     ]
     if not identical:
@@ -408,7 +409,11 @@ def _output(comparison: Comparison) -> RenderableType | None:
 def _divergences(match: OutputMatch) -> str:
     shown = [f"{plain(d.prompt_id)} at token {d.position + 1}" for d in match.divergences[:SHOWN_DIVERGENCES]]
     more = len(match.divergences) - len(shown)
-    return f"first difference: {', '.join(shown)}" + (f", and {more} more" if more else "")
+    where = f"first difference: {', '.join(shown)}" + (f", and {more} more" if more else "")
+    ties = sum(divergence.verdict == "tie" for divergence in match.divergences)
+    if ties == len(match.divergences):
+        return f"{where}; rounding explains {'it' if ties == 1 else 'each'}: two tokens the target likes equally"
+    return f"{where}; NOT EXPLAINED BY ROUNDING: {len(match.failures)}" if match.failures else where
 
 
 def _warnings(comparison: Comparison) -> RenderableType | None:
@@ -450,46 +455,11 @@ def _seconds_per_token(arm: Arm) -> float | None:
     return None if any(s is None for s in seconds) else sum(s for s in seconds if s is not None)
 
 
-# Numbers: None is a dash
-
-
-def _fixed(value: float | None, digits: int = 2) -> str:
-    return DASH if value is None else f"{value:.{digits}f}"
-
-
-def _times(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}x"
-
-
-def _percent(value: float | None) -> str:
-    return DASH if value is None else f"{value * 100:.0f} %"
-
-
-def _ms(seconds: float | None, *, like: float | None = None) -> str:
-    """Milliseconds to three significant digits; ``like`` (seconds) lends its decimals to a whole column."""
-    if seconds is None:
-        return DASH
-    scale = (seconds if like is None else like) * 1e3
-    decimals = 0 if scale >= 100 else 1 if scale >= 10 else 2 if scale >= 1 else 3
-    if like is not None:
-        decimals = min(decimals + 1, 3)  # the small phases of a slow round should not all read 0
-    return f"{seconds * 1e3:.{decimals}f}"
-
-
-def _rate(value: float | None) -> str:
-    return DASH if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
-
-
-def _megabytes(size: int | None) -> str:
-    return DASH if size is None else f"{size / BYTES_PER_MB:.0f}"
-
-
-def _interval(speedup: Speedup) -> str:
-    return f"[{speedup.ci[0]:.2f}, {speedup.ci[1]:.2f}]" if speedup.ci else DASH
+# Numbers
 
 
 def _spread(speedup: Speedup) -> str:
-    return f"   {_interval(speedup)}" if speedup.ci else ""
+    return f"   {interval(speedup)}" if speedup.ci else ""
 
 
 def _tokens_per_round(arm: Arm) -> str:

@@ -41,3 +41,15 @@ class IncompatiblePairError(SpecprofError):
     """Two models that can't speculate for each other."""
 
     exit_code = 5
+
+
+class CorrectnessError(SpecprofError):
+    """Speculation changed the output: the one thing it must not do."""
+
+    exit_code = 6
+
+
+class ThresholdError(SpecprofError):
+    """A threshold that the user set with ``--fail-if`` is crossed."""
+
+    exit_code = 8

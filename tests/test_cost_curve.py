@@ -21,6 +21,7 @@ from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.experiments.arms import Arms, load_arms
 from specprof.experiments.config import RunConfig
 from specprof.experiments.cost_survey import ROUNDS_EACH, survey_costs
+from specprof.experiments.observer import Observer
 from specprof.experiments.run import EncodedPrompt, encode_prompts, request_for
 from specprof.models.registry import get_pair
 from specprof.profiling.cost_model import CostCurve, alpha_for, expected_tokens, predictions, replayed_tau
@@ -30,6 +31,7 @@ from test_metrics import make_round
 
 LONGEST = 6
 CONFIG = RunConfig(get_pair("tiny_dev"), k=LONGEST, max_new_tokens=40, deterministic=True, device="cpu")
+HINDSIGHT = Observer(str, hindsight=True)
 USAGE = 2
 
 
@@ -137,9 +139,9 @@ def test_rounds_counted_by_hand() -> None:
 def test_one_run_tells_the_rounds_of_every_other_k() -> None:
     arms = loaded()
 
-    def decoded(k: int, **options: bool) -> list[tuple[int, int]]:
-        decoder = SpeculativeDecoder(arms.target, arms.speculative.drafter, k, **options)
-        results = [next(fold(decoder.events(request_for(CONFIG, arms, p, 0)))) for p in some_prompts()]
+    def decoded(k: int, *, hindsight: bool = False) -> list[tuple[int, int]]:
+        decoder, observer = SpeculativeDecoder(arms.target, arms.speculative.drafter, k), Observer(str, None, hindsight)
+        results = [next(fold(observer.events(decoder, request_for(CONFIG, arms, p, 0)))) for p in some_prompts()]
         matches.extend(result.draft_matches for result in results if result.draft_matches is not None)
         return [(result.num_decode_tokens, len(result.rounds)) for result in results]
 
@@ -155,9 +157,9 @@ def test_one_run_tells_the_rounds_of_every_other_k() -> None:
 
 def test_hindsight_agrees_with_every_verdict_of_a_round() -> None:
     arms = loaded()
-    decoder = SpeculativeDecoder(arms.target, arms.speculative.drafter, 3, hindsight=True)
+    decoder = SpeculativeDecoder(arms.target, arms.speculative.drafter, 3)
     for prompt in some_prompts():
-        (result,) = fold(decoder.events(request_for(CONFIG, arms, prompt, 0)))
+        (result,) = fold(HINDSIGHT.events(decoder, request_for(CONFIG, arms, prompt, 0)))
         assert result.draft_matches is not None and len(result.draft_matches) == result.num_decode_tokens
         place = 0
         for round in result.rounds:
@@ -178,15 +180,15 @@ def test_where_hindsight_has_nothing_to_say() -> None:
         (LayerSkip(target, 3), CONFIG),
         (arms.speculative.drafter, sampled),
     ):
-        decoder = SpeculativeDecoder(target, drafter, 2, hindsight=True)
-        (result,) = fold(decoder.events(request_for(config, arms, some_prompts()[0], 0)))
+        decoder = SpeculativeDecoder(target, drafter, 2)
+        (result,) = fold(HINDSIGHT.events(decoder, request_for(config, arms, some_prompts()[0], 0)))
         assert result.draft_matches is None
 
 
 def test_matches_survive_a_file() -> None:
     arms = loaded()
-    decoder = SpeculativeDecoder(arms.target, arms.speculative.drafter, 3, hindsight=True)
-    events = list(decoder.events(request_for(CONFIG, arms, some_prompts()[0], 0)))
+    decoder = SpeculativeDecoder(arms.target, arms.speculative.drafter, 3)
+    events = list(HINDSIGHT.events(decoder, request_for(CONFIG, arms, some_prompts()[0], 0)))
     assert [from_json_line(to_json_line(event)) for event in events] == events
 
 

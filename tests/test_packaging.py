@@ -91,6 +91,8 @@ def test_the_wheel_holds_the_source_tree_and_nothing_else(wheel: Path) -> None:
     [
         "specprof/commands/*.py",
         "specprof/reports/*.py",
+        "specprof/reports/page.html",
+        "specprof/reports/page.css",
         "specprof/py.typed",
         "specprof/data/*.json",
         "specprof/models/configs/*.json",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
 
 from specprof.errors import ResourceError, UsageError
+from specprof.files import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,7 +134,7 @@ class PromptDataset:
         """
         document = json.dumps([dataclasses.asdict(prompt) for prompt in self.prompts], ensure_ascii=False, indent=2)
         try:
-            _write_whole(Path(path), document + "\n")
+            write_whole(Path(path), lambda draft: draft.write_text(document + "\n", encoding="utf-8"))
         except OSError as error:
             raise ResourceError(
                 f"can't write {path}: {error.strerror or error}", "name a file in a folder that exists and is writable"
@@ -279,25 +279,6 @@ def _decoded(raw: bytes, name: str) -> str:
             f"{name} is not UTF-8: byte {error.start} (0x{raw[error.start]:02x}) can't be decoded",
             "save it as UTF-8, for instance with: iconv -f LATIN1 -t UTF-8",
         ) from error
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, so that a crash leaves the old one."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        # A pipe or a device keeps its identity: it is written to, not replaced.
-        path.write_text(text, encoding="utf-8")
-        return
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 def _json_items(text: str) -> list[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from specprof.decoding.draft_length import DraftLength, FixedK
-from specprof.decoding.drafters import Drafter, DraftModel
+from specprof.decoding.drafters import Drafter
 from specprof.decoding.judge import Judge
 from specprof.decoding.request import Request, prompt_tokens
 from specprof.decoding.sampling import Sampling
@@ -29,8 +29,6 @@ class SpeculativeDecoder:
         detail: record per-position probabilities when greedy too (costs a softmax per position).
         synthetic_acceptance: accept each drafted token with this probability instead of testing it. The cost of
             a round is real, the text is not the target's.
-        hindsight: greedy: after each text, outside everything that is timed, one pass of the draft over it says
-            what it would have proposed at every place.
 
     Raises:
         UsageError: k or the synthetic acceptance is out of range.
@@ -44,7 +42,6 @@ class SpeculativeDecoder:
         *,
         detail: bool = False,
         synthetic_acceptance: float | None = None,
-        hindsight: bool = False,
     ) -> None:
         if synthetic_acceptance is not None and not 0 <= synthetic_acceptance <= 1:
             raise UsageError(f"synthetic acceptance {synthetic_acceptance} is not in [0, 1]", "it is a probability")
@@ -53,7 +50,6 @@ class SpeculativeDecoder:
         self.length = FixedK(k) if isinstance(k, int) else k
         self.detail = detail
         self.synthetic_acceptance = synthetic_acceptance
-        self.hindsight = hindsight
 
     @property
     def label(self) -> str:
@@ -127,13 +123,7 @@ class SpeculativeDecoder:
             token = emitted[-1]
             num_generated += len(emitted)
             index += 1
-        peak = memory.stop("decode")
-        yield PromptEnded(*key, finish, peak, self._matches(request, num_generated - 1))
-
-    def _matches(self, request: Request, num_tokens: int) -> tuple[bool, ...] | None:
-        if not self.hindsight or not request.sampling.greedy or self.synthetic_acceptance is not None:
-            return None
-        return self.drafter.hindsight(num_tokens) if isinstance(self.drafter, DraftModel) else None
+        yield PromptEnded(*key, finish, memory.stop("decode"))
 
     def generate(
         self,

@@ -14,12 +14,13 @@ from specprof.errors import SpecprofError, UsageError
 from specprof.experiments.arms import Arms, Models, compared_vocabularies, load_models, make_arms
 from specprof.experiments.config import RunConfig
 from specprof.experiments.executors import Failed, Job, Ready, failure_of
+from specprof.experiments.observer import Decoder, Observer, text_of
 from specprof.experiments.run import (
     TRIAL_PROMPTS,
-    Decoder,
     EncodedPrompt,
     choose_method,
     encode_prompts,
+    energy_meter,
     request_for,
     warm_up,
 )
@@ -68,6 +69,7 @@ class Bench:
         self._loaded_from: object = None
         self._cells: dict[str, _Cell] = {}
         self._prompts: dict[str, Prompt] = {}
+        self._observer = Observer(str)
 
     def prepare(self, job: Job) -> Ready:
         """Load the job's models unless they are loaded, make its decoders, and warm all of them up.
@@ -124,7 +126,7 @@ class Bench:
         """
         cell = self._cells[config_hash]
         request = request_for(cell.run, cell.arms, cell.prompt(self._prompts[prompt_id]), repetition)
-        return tuple(cell.decoder.events(request))
+        return tuple(self._observer.events(cell.decoder, request))
 
     def _load(self, runs: Sequence[RunConfig]) -> Models:
         drafted = [run for run in runs if run.k != 0]
@@ -135,6 +137,8 @@ class Bench:
             gc.collect()
             self._models = load_models(wanted, compared_vocabularies(wanted))
             self._loaded_from = key
+            meter = energy_meter(self._models.target, self._models.draft)
+            self._observer = Observer(text_of(self._models.target.tokenizer), meter)
         return self._models
 
     def _cell(self, run: RunConfig, models: Models, prompts: Sequence[Prompt]) -> tuple[_Cell, tuple[str, ...]]:

@@ -51,6 +51,7 @@ _KINDS = {
     "prefill_draft_seconds": "float64",
     "peak_memory_mb": "float64",
     "prefill_peak_memory_mb": "float64",
+    "energy_joules": "float64",
     "target_model": "string",
     "target_dtype": "string",
     "target_revision": "string",

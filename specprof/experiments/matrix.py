@@ -12,7 +12,7 @@ from specprof.experiments.records import CellStarted, Failure, Generation, Gener
 from specprof.experiments.results import Contents
 from specprof.experiments.summary import last_failure
 from specprof.profiling.comparison import Comparison, compare, relative_to_prompt
-from specprof.profiling.metrics import BenchmarkConfig, manner
+from specprof.profiling.metrics import BenchmarkConfig, GenerationResult, manner
 from specprof.profiling.statistics import drift
 
 DraftLength = int | Literal["auto"]
@@ -43,6 +43,10 @@ class Matrix:
     domains: tuple[str, ...]
     comparisons: dict[DraftLength, Comparison]
     """By K: everything that was measured of it beside the baseline. Its ``domains`` are a column of the matrix."""
+    results: dict[DraftLength, tuple[GenerationResult, ...]]
+    """What each comparison is of, both arms in time order."""
+    domain_of: dict[str, str]
+    """By prompt id."""
     missing: tuple[Missing, ...]
     drift: float | None
     """Relative change of the baseline's speed from the first to the second half of the time it was measured in,
@@ -151,7 +155,8 @@ def _matrix(
     )
     plain = [generation for generation in kept if generation.config_hash in baselines]
     measured = [generation for generation in plain if not generation.control]
-    comparisons = {}
+    comparisons, results = {}, {}
+    domain_of = {generation.prompt_id: generation.domain for generation in kept}
     missing = []
     for config_hash in baselines:
         baseline = contents.cells.get((config_hash, machine_class))
@@ -175,11 +180,9 @@ def _matrix(
                 missing.append(Missing(config.prompt_domain, k, len(done), complete, failure))
         if candidates:
             both = sorted([*measured, *candidates], key=lambda generation: generation.sequence)
+            results[k] = tuple(generation.result for generation in both)
             comparisons[k] = compare(
-                [generation.result for generation in both],
-                temperature=cells[0].config["temperature"],
-                domains={generation.prompt_id: generation.domain for generation in both},
-                seed=seed,
+                results[k], temperature=cells[0].config["temperature"], domains=domain_of, seed=seed
             )
     machine = contents.machines.get(machine_class)
     return Matrix(
@@ -190,6 +193,8 @@ def _matrix(
         caveats=cells[0].caveats,
         domains=domains,
         comparisons=comparisons,
+        results=results,
+        domain_of=domain_of,
         missing=tuple(missing),
         drift=drift(relative_to_prompt([generation.result for generation in plain])),
     )

@@ -153,6 +153,8 @@ def to_json_line(record: Record) -> str:
         if record.result.is_speculative:
             counts = AcceptanceCounts.of(record.result.rounds, greedy=False)
             line |= {name: getattr(counts, name) for name in COUNTS}
+        if record.result.token_texts is not None:
+            line["token_texts"] = record.result.token_texts
         line["rounds"] = rounds_to_columns(record.result.rounds)
     return json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n"
 
@@ -212,8 +214,11 @@ def to_record(values: Mapping[str, Any]) -> Record | None:
         _check_counts(values)
         columns = _object("rounds", values.get("rounds", {}))
         rounds = rounds_from_columns(columns, result.prompt_id, result.decoder, result.repetition)
+        # Whoever doesn't look at the rounds has no use for their text either.
+        texts = _CHECKS["dict[str, str] | None"]("token_texts", values.get("token_texts")) if rounds else None
         generation = Generation(
-            **checked(Generation, values, without=("result",)), result=dataclasses.replace(result, rounds=rounds)
+            **checked(Generation, values, without=("result",)),
+            result=dataclasses.replace(result, rounds=rounds, token_texts=texts),
         )
         if result.decoder != (f"SD-K{generation.K}" if generation.K else BASELINE):
             raise ValueError(f"decoder {result.decoder!r} is not that of K = {generation.K}")
@@ -379,6 +384,10 @@ def _object(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def _texts_by_key(name: str, value: Any) -> dict[str, str]:
+    return {key: _text(name, text) for key, text in _object(name, value).items()}
+
+
 def _length(name: str, value: Any) -> int | str:
     return value if isinstance(value, str) else _whole(name, value)
 
@@ -431,6 +440,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "str": _text,
     "str | None": _or_none(_text),
     "FinishReason | None": _or_none(_text),
+    "TieVerdict | None": _or_none(_text),
     "bool": _flag,
     "int": _whole,
     "int | None": _or_none(_whole),
@@ -439,6 +449,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "float | None": _or_none(_number),
     "dict[str, Any]": _object,
     "dict[str, Any] | None": _or_none(_object),
+    "dict[str, str] | None": _or_none(_texts_by_key),
     "tuple[dict[str, Any], ...]": _as_tuple(_objects),
     "list[int]": _whole_numbers,
     "list[float]": _numbers,

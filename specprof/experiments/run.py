@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from specprof.data.prompts import Prompt, encode
-from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import Sampling
-from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.errors import UsageError
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
+from specprof.experiments.observer import Decoder, Observer, text_of
+from specprof.experiments.tie import diagnose, first_difference
 from specprof.models.linear import MAX_MEASURED_WIDTH
 from specprof.models.loader import quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import events, machine
 from specprof.profiling.cost_model import CostCurve
+from specprof.profiling.energy import EnergyMeter
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import AcceptanceCounts
-
-Decoder = AutoregressiveDecoder | SpeculativeDecoder
 
 WARMUP_TOKENS = 32
 MASS_TOKENS = 256
@@ -78,15 +78,22 @@ def _check_fits(prompt: Prompt, num_tokens: int, max_new_tokens: int, wrapper: M
 
 
 def measure(
-    config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], run_id: str, curve: CostCurve | None = None
+    config: RunConfig,
+    arms: Arms,
+    prompts: Sequence[EncodedPrompt],
+    run_id: str,
+    curve: CostCurve | None = None,
+    command: str | None = None,
 ) -> Iterator[Event]:
     """Every prompt by every arm, ``config.repetitions`` times.
 
     The arms alternate on each prompt and swap places from one to the next (ABBA), so that a
-    machine that warms up or slows down does it to both. ``curve`` is kept with the run.
+    machine that warms up or slows down does it to both.
+
+    Args:
+        curve: kept with the run.
+        command: that asked for it, kept as well.
     """
-    # Where the costs of other draft lengths are known, what they would have made of a text is worth a pass over it.
-    arms.speculative.hindsight = curve is not None
     details = config.to_dict() | {
         "models": arms.describe(config.pair),
         "load_peak_memory_bytes": arms.load_peak_bytes,
@@ -94,17 +101,56 @@ def measure(
         "vocab_method": arms.vocab_method,
         "cost_curve": None if curve is None else curve.to_dict(),
         "prompts": [{"prompt_id": p.prompt.prompt_id, "domain": p.prompt.domain} for p in prompts],
+        "command": command,
     }
+    # Where the costs of other draft lengths are known, what they would have made of a text is worth a pass over it.
+    observer = Observer(text_of(arms.tokenizer), energy_meter(arms.target, arms.draft), hindsight=curve is not None)
     yield RunStarted(run_id, events.SCHEMA, details, machine.describe())
     peak = 0
+    texts: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     for repetition in range(config.repetitions):
         for index, prompt in enumerate(prompts):
             for decoder in _order(config, arms, index + repetition):
-                for event in decoder.events(request_for(config, arms, prompt, repetition)):
+                for event in observer.events(decoder, request_for(config, arms, prompt, repetition)):
                     if isinstance(event, Prefilled | PromptEnded):
                         peak = max(peak, event.peak_memory_bytes)
+                    if isinstance(event, Prefilled | Round):
+                        emitted = (event.first_token,) if isinstance(event, Prefilled) else event.emitted_tokens
+                        texts[event.prompt_id, event.repetition, event.decoder].extend(emitted)
                     yield event
-    yield RunEnded(peak)
+    comparable = config.temperature == 0 and config.baseline and config.synthetic_acceptance is None
+    yield RunEnded(peak, tuple(_differences(arms, prompts, texts)) if comparable else ())
+
+
+def _differences(
+    arms: Arms, prompts: Sequence[EncodedPrompt], texts: Mapping[tuple[str, int, str], Sequence[int]]
+) -> Iterator[dict[str, Any]]:
+    """Why greedy texts of the two arms differ: of each prompt where they do, the first place in any repetition."""
+    width = arms.speculative.length.longest + 1
+    for prompt in prompts:
+        key = prompt.prompt.prompt_id
+        repetitions = {repetition for prompt_id, repetition, _ in texts if prompt_id == key}
+        pairs = [(texts[key, n, arms.speculative.label], texts[key, n, arms.baseline.label]) for n in repetitions]
+        parted = [(position, *pair) for pair in pairs if (position := first_difference(*pair)) is not None]
+        if parted:
+            _, speculative, plain = min(parted)
+            found = diagnose(arms.target, key, prompt.ids, speculative, plain, width)
+            assert found is not None
+            yield dataclasses.asdict(found)
+
+
+def decode_once(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt]) -> None:
+    """Every prompt by every arm, for whoever watches."""
+    for index, prompt in enumerate(prompts):
+        for decoder in _order(config, arms, index):
+            _decode(config, arms, decoder, prompt, -1, config.max_new_tokens)
+
+
+def energy_meter(*models: ModelWrapper | None) -> EnergyMeter | None:
+    """Of the devices that models are on; None where no counter can be read."""
+    devices = {wrapper.device for wrapper in models if wrapper is not None}
+    gpus = [str(torch.cuda.get_device_properties(device).uuid) for device in devices if device.type == "cuda"]
+    return EnergyMeter.find(gpus)
 
 
 @torch.inference_mode()

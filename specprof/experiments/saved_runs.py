@@ -12,7 +12,7 @@ from typing import Any
 from specprof.errors import ResourceError, UsageError
 from specprof.experiments.records import check_round, checked, parse_object
 from specprof.experiments.results import FILE_NAME
-from specprof.profiling.comparison import Comparison, compare
+from specprof.profiling.comparison import Comparison, Divergence, compare
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Event, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import GenerationResult, fold, manner
@@ -64,6 +64,7 @@ class Asked:
     vocab_method: str | None = None
     models: dict[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class FinishedRun:
     results: tuple[GenerationResult, ...]
     curve: CostCurve | None
     """What rounds of each draft length cost, where that was surveyed."""
+    differences: tuple[Divergence, ...] = ()
+    """Why greedy texts differ, of those that were looked into."""
 
     def compared(self) -> Comparison:
         """The comparison that the run itself printed, if it came so far."""
@@ -83,6 +86,7 @@ class FinishedRun:
             temperature=self.asked.temperature,
             domains={str(prompt.get("prompt_id")): str(prompt.get("domain")) for prompt in self.asked.prompts},
             curve=self.curve,
+            differences=self.differences,
             seed=abs(self.asked.seed),
         )
 
@@ -118,11 +122,29 @@ def read_run(path: Path) -> FinishedRun:
             raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
         asked = Asked(**checked(Asked, started.config))
         curve = None if asked.cost_curve is None else CostCurve.from_dict(asked.cost_curve)
-        return FinishedRun(started, asked, tuple(fold(events)), curve)
+        ends: list[RunEnded] = []
+        results = tuple(fold(_noting(ends, events)))
+        return FinishedRun(started, asked, results, curve, differences(ends[-1]) if ends else ())
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}", "remove the run (`specprof results rm`)") from error
     except OSError as error:
         raise ResourceError(f"reading {path} failed: {error.strerror or error}", "check its permissions") from error
+
+
+def differences(ended: RunEnded) -> tuple[Divergence, ...]:
+    """What a run found out about greedy texts that differ.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    return tuple(Divergence(**checked(Divergence, each)) for each in ended.differences)
+
+
+def _noting(ends: list[RunEnded], events: Iterator[Event]) -> Iterator[Event]:
+    for event in events:
+        if isinstance(event, RunEnded):
+            ends.append(event)
+        yield event
 
 
 def _events(path: Path) -> Iterator[Event]:

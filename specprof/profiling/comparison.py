@@ -10,7 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -102,6 +102,8 @@ class Arm:
     """The prefill's share of it; at long prompts it is the larger one."""
     repetition: float | None
     """Share of generations that end in a loop (see :func:`loops`)."""
+    energy_joules_per_token: float | None
+    """Of the whole device while it generated, prefill included, per generated token; None without a counter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,21 @@ class Costs:
     best_k_speedup_predicted: float | None
 
 
+TieVerdict = Literal["tie", "failure"]
+
+
 @dataclass(frozen=True, slots=True)
 class Divergence:
     prompt_id: str
     position: int
     """Index of the first generated token that differs."""
+    verdict: TieVerdict | None = None
+    """Whether rounding explains it: two tokens about equally likely, of which a pass of another width prefers the
+    other. None where that was not looked into."""
+    gap: float | None = None
+    """Between the target's logits of the two tokens."""
+    tolerance: float | None = None
+    """What rounding can make of a gap there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +164,11 @@ class OutputMatch:
     num_prompts: int
     num_identical: int
     divergences: tuple[Divergence, ...]
+
+    @property
+    def failures(self) -> tuple[Divergence, ...]:
+        """Those that rounding does not explain."""
+        return tuple(divergence for divergence in self.divergences if divergence.verdict == "failure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +213,7 @@ def compare(
     domains: Mapping[str, str] | None = None,
     candidate: str | None = None,
     curve: cost_model.CostCurve | None = None,
+    differences: Iterable[Divergence] = (),
     seed: int = 0,
 ) -> Comparison:
     """Set the speculative arm beside the autoregressive one.
@@ -210,6 +228,7 @@ def compare(
         domains: prompt id to domain, for the breakdown.
         candidate: the speculative arm's label; needed only if the results hold several.
         curve: what rounds of each draft length cost, surveyed beside this run.
+        differences: why greedy texts differ, of those that were looked into.
         seed: of the bootstrap.
 
     Raises:
@@ -255,7 +274,7 @@ def compare(
         speculative=_arm(speculative),
         costs=costs,
         predictions=predictions,
-        output_matches_baseline=_output_match(baseline, speculative) if greedy else None,
+        output_matches_baseline=_output_match(baseline, speculative, differences) if greedy else None,
         domains=_by_domain(baseline, speculative, domains or {}, greedy, seed),
         explanation=_explanation(speedup, costs),
         warnings=tuple(warnings),
@@ -352,7 +371,14 @@ def _arm(results: Sequence[GenerationResult]) -> Arm | None:
         peak_memory_bytes=_largest_bytes(r.peak_memory_mb for r in results),
         prefill_peak_memory_bytes=_largest_bytes(r.prefill_peak_memory_mb or 0.0 for r in results),
         repetition=sum(loops(r.generated_ids) for r in results) / len(results),
+        energy_joules_per_token=_energy_per_token(results),
     )
+
+
+def _energy_per_token(results: Sequence[GenerationResult]) -> float | None:
+    measured = [result.energy_joules for result in results if result.energy_joules is not None]
+    num_tokens = sum(result.num_tokens for result in results)
+    return math.fsum(measured) / num_tokens if len(measured) == len(results) and num_tokens else None
 
 
 def _largest_bytes(megabytes: Iterable[float]) -> int | None:
@@ -551,7 +577,11 @@ def _advice(worst: str, loss: float, k: float, worth: float, c: float, v: float,
 # Is it still the target's output; can the figures be trusted
 
 
-def _output_match(baseline: Sequence[GenerationResult], speculative: Sequence[GenerationResult]) -> OutputMatch | None:
+def _output_match(
+    baseline: Sequence[GenerationResult],
+    speculative: Sequence[GenerationResult],
+    differences: Iterable[Divergence],
+) -> OutputMatch | None:
     if not baseline or not speculative:
         return None
     expected: dict[str, list[int]] = {}
@@ -565,11 +595,12 @@ def _output_match(baseline: Sequence[GenerationResult], speculative: Sequence[Ge
         position = _first_difference(by_repetition.get((prompt_id, result.repetition), expected[prompt_id]), ids)
         if position is not None:
             diverged[prompt_id] = min(position, diverged.get(prompt_id, position))
+    known = {(difference.prompt_id, difference.position): difference for difference in differences}
     num_prompts = len({result.prompt_id for result in speculative})
     return OutputMatch(
         num_prompts=num_prompts,
         num_identical=num_prompts - len(diverged),
-        divergences=tuple(Divergence(prompt_id, position) for prompt_id, position in diverged.items()),
+        divergences=tuple(known.get(place, Divergence(*place)) for place in diverged.items()),
     )
 
 

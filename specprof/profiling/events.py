@@ -102,6 +102,11 @@ class PromptEnded:
     draft_matches: tuple[bool, ...] | None = None
     """Greedy, in hindsight: for each token after the first, whether the draft would have proposed it there.
     Rounds show that only of the tokens they judged, and the bonus tokens are not among them."""
+    token_texts: dict[str, str] | None = None
+    """What the generation's tokens, drafted ones included, are as text, by id; with a prompt's first repetition only.
+    A byte that is no character by itself is U+DC00 + byte, as Python's surrogateescape has it."""
+    energy_joules: float | None = None
+    """What the device's energy counter went up by from the prefill to here; None where there is none to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +115,15 @@ class RunEnded:
 
     peak_memory_bytes: int
     """High-water mark of all generations."""
+    differences: tuple[dict[str, Any], ...] = ()
+    """Greedy: of each prompt where speculation's text differs from plain decoding's, why it does
+    (:class:`~specprof.experiments.tie.Tie`)."""
 
 
 Event = RunStarted | Prefilled | Round | PromptEnded | RunEnded
 
 _BY_NAME: dict[str, type[Event]] = {cls.__name__: cls for cls in (RunStarted, Prefilled, Round, PromptEnded, RunEnded)}
-_TUPLES = {"draft_tokens", "emitted_tokens", "target_prob", "draft_prob", "alpha", "draft_matches"}
+_TUPLES = {"draft_tokens", "emitted_tokens", "target_prob", "draft_prob", "alpha", "draft_matches", "differences"}
 
 
 def to_json_line(event: Event) -> str:

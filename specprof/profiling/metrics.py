@@ -28,7 +28,7 @@ def manner(temperature: float) -> str:
     return "greedy" if temperature == 0 else f"temperature {temperature:g}"
 
 
-IN_EVENTS_ONLY = ("rounds", "draft_matches")
+IN_EVENTS_ONLY = ("rounds", "draft_matches", "token_texts")
 """Fields of a result that its JSON leaves to the events."""
 
 
@@ -64,10 +64,14 @@ class GenerationResult:
     prefill_draft_seconds: float | None = None
     prefill_peak_memory_mb: float | None = None
     """Mebibytes; ``peak_memory_mb`` is the larger of this and the rounds' peak."""
+    energy_joules: float | None = None
+    """Of the whole device, from the prefill to the end."""
     rounds: tuple[Round, ...] = field(default=(), repr=False, compare=False)
     """What happened, round by round; not part of the JSON, which the events already are."""
     draft_matches: tuple[bool, ...] | None = field(default=None, repr=False, compare=False)
     """As in :class:`~specprof.profiling.events.PromptEnded`; not part of the JSON either."""
+    token_texts: dict[str, str] | None = field(default=None, repr=False, compare=False)
+    """The same."""
 
     @property
     def num_tokens(self) -> int:
@@ -406,6 +410,8 @@ def _result(prefilled: Prefilled, rounds: Sequence[Round], ended: PromptEnded) -
         prefill_peak_memory_mb=prefilled.peak_memory_bytes / BYTES_PER_MB,
         rounds=tuple(rounds),
         draft_matches=ended.draft_matches,
+        token_texts=ended.token_texts,
+        energy_joules=ended.energy_joules,
     )
     if prefilled.decoder == BASELINE:
         return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 Values = Sequence[float] | npt.NDArray[np.floating]
 Interval = tuple[float, float]
 Verdict = Literal["faster", "slower", "not distinguishable"]
+Statistics = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+"""Of sums [columns, resamples], several statistics [statistics, resamples]; NaN or infinite where undefined."""
 
 _RESAMPLED_AT_ONCE = 2_000_000
 """Bounds the memory of the bootstrap: counts held at a time."""
@@ -58,19 +60,60 @@ def paired_bootstrap_ratio(
     Raises:
         ValueError: lengths differ, or a value is not positive.
     """
-    columns = np.stack(_paired(numerators, denominators, numerator_weights, denominator_weights), axis=1)
-    n = len(columns)
+    columns = _paired(numerators, denominators, numerator_weights, denominator_weights)
+
+    def ratio(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        top, bottom, top_weights, bottom_weights = sums
+        return np.stack([top / top_weights / (bottom / bottom_weights)])
+
+    return paired_bootstrap(columns, ratio, resamples=resamples, confidence=confidence, seed=seed)[0]
+
+
+def paired_bootstrap(
+    columns: Sequence[Values],
+    statistics: Statistics,
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Interval | None, ...]:
+    """Intervals of statistics that are functions of sums, as pooled rates, their ratios and differences are.
+
+    Rows (prompts) are resampled with replacement, all columns of one together; percentiles as in
+    :func:`paired_bootstrap_ratio`. Statistics of equal columns are equal in every resample.
+
+    Args:
+        columns: each as long as there are rows.
+        statistics: from the columns' sums.
+
+    Returns:
+        One interval for each statistic; None with fewer than two rows, and where a resample leaves it undefined.
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    arrays = [np.ascontiguousarray(column, dtype=np.float64) for column in columns]
+    if len({array.shape for array in arrays}) != 1:
+        raise ValueError(f"columns of different lengths: {[len(array) for array in arrays]}")
+    n = len(arrays[0])
     if n < 2:
-        return None
+        return (None,) * len(statistics(np.ones((len(arrays), 1))))
     generator = np.random.default_rng(seed)
-    ratios = []
+    found = []
     for start in range(0, resamples, step := max(1, _RESAMPLED_AT_ONCE // n)):
-        # How often each pair was drawn: [resamples, n]; the sums are then one product.
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start))
-        top, bottom, top_weights, bottom_weights = (counts @ columns).T
-        ratios.append(top / top_weights / (bottom / bottom_weights))
+        # How often each row was drawn: [resamples, n]; a sum is then one product. Column by column, because one
+        # product of them all may add up equal columns in different orders.
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start)).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found.append(statistics(np.stack([counts @ array for array in arrays])))
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(np.concatenate(ratios), [tail, 100 - tail])
+    return tuple(_interval(values, tail) for values in np.concatenate(found, axis=1))
+
+
+def _interval(values: npt.NDArray[np.float64], tail: float) -> Interval | None:
+    if not np.all(np.isfinite(values)):
+        return None
+    low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 

@@ -1,0 +1,132 @@
+"""``specprof report``: what was measured, as a page to read and a text to paste."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from specprof.commands import narration, options
+from specprof.commands.narration import LOG
+from specprof.commands.output import write_file
+from specprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from specprof.experiments.study import Study
+    from specprof.reports.document import Report
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6}
+
+
+def report(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Runs or cells as `specprof results list` has them, a run's file, or the directory of a sweep. "
+            "[default: the newest]",
+        ),
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page.")] = None,
+    md: Annotated[
+        str | None,
+        typer.Option("--md", metavar="FILE", help="Write Markdown, and its figures beside it; - is stdout."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as one JSON document.")] = False,
+    title: Annotated[str | None, typer.Option("--title", help="Instead of what was measured.")] = None,
+    max_size: Annotated[
+        str, typer.Option("--max-size", metavar="SIZE", help="Thin the page out until it is no larger than this.")
+    ] = "5MB",
+    redact_text: Annotated[
+        bool, typer.Option("--redact-text", help="Show the shapes of generated texts, not their letters.")
+    ] = False,
+    results_dir: options.ResultsDir = Path("results"),
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Report on runs and sweeps: the verdict first, then why, with figures, texts token by token, and the method.
+
+    With neither --html nor --md both are written, into the results directory. What is printed are their paths.
+
+    \b
+    specprof run && specprof report
+    specprof report 20261121-101500-7f3c --html r.html --md r.md
+    specprof report --md - | gh pr comment --body-file -
+    """
+    narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
+    max_bytes = _size(max_size)
+    from specprof.commands.named import newest, studies_of
+
+    studies = studies_of(names, results_dir) if names else newest(results_dir)
+    if as_json and html is None and md is None:
+        _print_json(studies)
+        return
+    if html is None and md is None:
+        name = _file_name(studies)
+        html, md = results_dir / f"{name}.html", str(results_dir / f"{name}.md")
+    from specprof.reports.report import report as report_on
+
+    whole = report_on(studies, title=title, redact=redact_text)
+    LOG.info("%s", whole.verdict)
+    if html is not None:
+        _write_html(whole, html, max_bytes)
+    if md is not None:
+        _write_markdown(whole, md)
+    if as_json:
+        _print_json(studies)
+    elif md != "-":
+        for path in filter(None, (html, md)):
+            print(path)
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KM]?B?)", text.strip(), re.IGNORECASE)
+    unit = None if found is None else _UNITS.get(found[2].upper()) or _UNITS.get(f"{found[2].upper()}B")
+    if found is None or unit is None:
+        raise UsageError(f"--max-size {text!r} is not a size", "for instance 5MB or 800KB")
+    return int(float(found[1]) * unit)
+
+
+def _file_name(studies: Sequence[Study]) -> str:
+    """Of the run; of a sweep, that of its directory. Names come from files, so only letters of file names are left."""
+    return re.sub(r"[^\w.-]+", "_", studies[0].name).lstrip(".") or "report"
+
+
+def _print_json(studies: Sequence[Study]) -> None:
+    from specprof.reports.report import to_dict
+    from specprof.reports.results import finite
+
+    print(json.dumps(finite(to_dict(studies)), indent=2))
+
+
+def _write_html(whole: Report, path: Path, max_bytes: int) -> None:
+    from specprof.reports import html
+
+    text = html.render(whole, max_bytes=max_bytes)
+    write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def _write_markdown(whole: Report, name: str) -> None:
+    from specprof.reports import markdown
+    from specprof.reports.document import Figure
+
+    if name == "-":
+        sys.stdout.write(markdown.render(whole))
+        return
+    path = Path(name)
+    directory = path.with_name(f"{path.stem}_figures")
+    figures = [block for section in whole.sections for block in section.blocks if isinstance(block, Figure)]
+    text = markdown.render(whole, figures=directory.name if figures else None)
+    write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    for figure in figures:
+        _write_figure(directory / f"{figure.name}.svg", figure.svg)
+
+
+def _write_figure(path: Path, svg: str) -> None:
+    write_file(path, lambda draft: draft.write_text(svg, encoding="utf-8"), make_directory=True)

@@ -1,0 +1,227 @@
+"""``specprof verify``: is the output still the target's?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from specprof import __version__
+from specprof.commands import narration, options
+from specprof.commands.narration import LOG, wants_color
+from specprof.commands.output import print_table, write_document
+from specprof.commands.pairs import chosen_pair
+from specprof.commands.run import _check_models_are_here, _chosen_prompts, _k
+from specprof.errors import CorrectnessError, UsageError
+from specprof.experiments.config import RunConfig
+from specprof.experiments.store import check_file_writable
+from specprof.reproducibility import make_deterministic
+
+if TYPE_CHECKING:
+    from specprof.data.prompts import Prompt
+    from specprof.experiments.arms import Arms
+    from specprof.profiling.verification import Verification
+
+DEFAULT_NUM_PROMPTS = 24
+DEFAULT_REPETITIONS = 3
+"""When sampling: some 5,000 tokens by each arm."""
+
+
+def verify(
+    pair: options.Pair = None,
+    draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
+    k: Annotated[
+        str, typer.Option("-k", "--k", metavar="K", help="Tokens drafted per round; auto chooses each round.")
+    ] = "4",
+    k_max: Annotated[int | None, typer.Option("--k-max", help="The most that --k auto drafts. [default: 8]")] = None,
+    drafter: Annotated[
+        str, typer.Option("--drafter", help="model, ngram, layerskip, self or random, as for `specprof run`.")
+    ] = "model",
+    draft_layers: Annotated[
+        int | None, typer.Option("--draft-layers", metavar="N", help="layerskip: how many layers draft.")
+    ] = None,
+    draft_threshold: Annotated[
+        float, typer.Option("--draft-threshold", metavar="P", help="End a draft where no token has probability P.")
+    ] = 0.0,
+    vocab_method: Annotated[
+        str, typer.Option("--vocab-method", help="For a draft of another vocabulary: tli, slem (greedy only) or auto.")
+    ] = "auto",
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt's text; may be repeated.")] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option("--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file; - reads stdin."),
+    ] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option("--domain", help="Only prompts of this domain; may be repeated.")
+    ] = None,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--num-prompts", help=f"At most this many prompts. [default: {DEFAULT_NUM_PROMPTS} packaged, all own]"
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length limit of each answer.")] = 96,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 compares greedy texts token by token.")] = 0.8,
+    top_k: Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Keep this much probability mass.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of sampling, and of random weights.")] = 0,
+    reps: Annotated[
+        int | None,
+        typer.Option(
+            "--reps",
+            help="Times each prompt is decoded by each arm; more finds smaller faults. "
+            f"[default: {DEFAULT_REPETITIONS}, greedy 1]",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")
+    ] = None,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    forward: Annotated[
+        str, typer.Option("--forward", help="own (ours), hf (Hugging Face's) or auto (own where it can).")
+    ] = "auto",
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Decode on to the length limit.")] = False,
+    chat_template: Annotated[
+        str, typer.Option("--chat-template", help="auto (use the model's own where prompts are instructions) or off.")
+    ] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
+    ] = False,
+    random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
+    revision: options.Revision = None,
+    offline: options.Offline = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    as_json: options.Json = False,
+    output: options.Output = None,
+    color: options.Color = "auto",
+    quiet: options.Quiet = False,
+    log_json: options.LogJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Test whether speculation leaves the output the target's, and say what the test would have found.
+
+    Sampling: every token's law is computed afterwards from the whole text, and tokens are tested against their laws;
+    plain decoding is put through the same tests. Exit code 6 says that the output is not the target's.
+
+    \b
+    specprof verify --pair tiny_dev --temperature 0.8
+    specprof verify --pair tiny_dev --temperature 0
+    specprof verify --draft ./small --target ./large --reps 10 --json | jq .verdict
+    """
+    narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
+    wants_color(color, sys.stdout)
+    config = RunConfig(
+        pair=chosen_pair(pair, draft, target, dtype, drafter=drafter),
+        k=_k(k),
+        k_max=k_max,
+        drafter=drafter,
+        draft_layers=draft_layers,
+        draft_threshold=draft_threshold,
+        vocab_method=vocab_method,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        warmup=0,
+        repetitions=reps if reps is not None else DEFAULT_REPETITIONS if temperature > 0 else 1,
+        device=device,
+        device_map=device_map,
+        forward=forward,
+        ignore_eos=ignore_eos,
+        deterministic=deterministic,
+        chat_template=chat_template,
+        random_weights=random_weights,
+        scale_layers=scale_layers,
+        revision=revision,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
+    if config.k == 0:
+        raise UsageError("--k 0 drafts nothing: there is no speculation to verify", "give --k 1 or more")
+    unbounded = prompts is None and not prompt and num_prompts is None
+    texts = _chosen_prompts(prompt or [], prompts, domain or [], DEFAULT_NUM_PROMPTS if unbounded else num_prompts)
+    if output is not None:
+        check_file_writable(output)
+    _check_models_are_here(config)
+
+    bars = narration.stderr_is_terminal() and not (quiet or log_json)
+    arms, verification = _verified(config, texts, bars=bars)
+
+    from specprof.profiling.machine import describe
+    from specprof.reports import verify as report
+
+    document = {
+        "schema": report.SCHEMA,
+        "specprof_version": __version__,
+        "pair": config.pair.name,
+        "caveats": list(config.caveats),
+        **report.to_dict(verification),
+        "config": config.to_dict() | {"models": arms.describe(config.pair), "vocab_method": arms.vocab_method},
+        "machine": describe(),
+    }
+    if output is not None:
+        write_document(output, document)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        print_table(report.render(verification, title=_title(config, arms)), color)
+    _judge(verification, report.sentences(verification)[0])
+
+
+def _verified(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Arms, Verification]:
+    """Models loaded and warm, prompts decoded by both arms and put to the test."""
+    LOG.info("loading %s", config.pair.name)
+    from specprof.experiments.arms import load_arms
+    from specprof.experiments.run import choose_method, encode_prompts, warm_shapes
+    from specprof.experiments.verification import verify, verify_steps
+
+    if config.deterministic:
+        make_deterministic()
+    arms = load_arms(config)
+    for note in arms.notes:
+        LOG.info("note: %s", note)
+    prompts = encode_prompts(config, arms, texts)
+    arms, finding = choose_method(config, arms, prompts)
+    if finding is not None:
+        LOG.info("note: %s", finding)
+    LOG.info("prompts: %d, repetitions: %d, 2 arms", len(prompts), config.repetitions)
+    warm_shapes(arms)
+    with narration.progress("verifying", verify_steps(config, prompts), shown=bars) as bar:
+        return arms, verify(config, arms, prompts, bar.advance)
+
+
+def _title(config: RunConfig, arms: Arms) -> str:
+    from specprof.profiling.metrics import manner
+
+    title = f"{config.pair.name}  K = {config.k}  {manner(config.temperature)}"
+    if config.top_k:
+        title += f"  top-k {config.top_k}"
+    if config.top_p < 1:
+        title += f"  top-p {config.top_p:g}"
+    if config.drafter != "model":
+        title += f"  drafter {config.drafter}"
+    if arms.vocab_method is not None:
+        title += f"  vocab method {arms.vocab_method}"
+    return f"{title}  {str(arms.target.dtype).removeprefix('torch.')}"
+
+
+def _judge(verification: Verification, sentence: str) -> None:
+    """Turn the verdict into an exit code.
+
+    Raises:
+        CorrectnessError: the output is not the target's, or plain decoding fails the test.
+    """
+    if verification.verdict == "failed":
+        raise CorrectnessError(sentence, "try another --seed and --dtype float32: a fault stays; then please report it")
+    if verification.verdict == "control failed":
+        raise CorrectnessError(
+            sentence, "try --dtype float32, --forward hf or another --device: one that passes says where the fault is"
+        )
+    if verification.verdict == "not tested":
+        LOG.warning("%s Give more prompts, a longer --max-new-tokens or another drafter", sentence)

@@ -1,0 +1,300 @@
+"""Two measurements side by side: a sentence, tables and what changed, for terminals, reports and programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from specprof.experiments.difference import Contrast, Contrasts, Difference, Estimate, Quantity
+from specprof.experiments.study import Study
+from specprof.profiling.statistics import Interval, verdict
+from specprof.reports.document import Block, Bullets, Cell, Column, Mark, Paragraph, Table
+from specprof.reports.numbers import DASH, count, fixed, percent, rate, times
+from specprof.reports.tables import VERDICT_COLORS, plain
+
+SCHEMA = "specprof.compare/1"
+
+_MARKS: dict[str | None, Mark] = {"faster": "faster", "slower": "slower", "not distinguishable": "doubtful"}
+_STYLES: dict[str, str] = {
+    "faster": VERDICT_COLORS["faster"],
+    "slower": VERDICT_COLORS["slower"],
+    "doubtful": VERDICT_COLORS["not distinguishable"],
+    "failed": "red",
+}
+_TONES = {"strong": "bold", "warning": "yellow", "quiet": "dim"}
+
+
+def to_dict(found: Contrasts) -> dict[str, Any]:
+    """Plain JSON types; None where a number is undefined."""
+    return {
+        "comparisons": [_contrast_to_dict(contrast) for contrast in found.contrasts],
+        "unmatched": list(found.unmatched),
+    }
+
+
+def render(found: Contrasts) -> RenderableType:
+    """What :func:`blocks` says, for a terminal."""
+    shown: list[RenderableType] = []
+    previous: Block | None = None
+    for block in blocks(found):
+        apart = isinstance(block, Table) or (isinstance(block, Paragraph) and not isinstance(previous, Paragraph))
+        if previous is not None and (apart or _begins(block)):
+            shown.append(Text())
+        shown += _on_terminal(block)
+        previous = block
+    return Group(*shown)
+
+
+def blocks(found: Contrasts) -> tuple[Block, ...]:
+    """What a report's section on the comparison says; the verdict first."""
+    said: list[Block] = []
+    for contrast in found.contrasts:
+        said += _blocks_of(contrast)
+    said += [Paragraph(line, "warning") for line in found.unmatched]
+    return tuple(said)
+
+
+def sentence(contrast: Contrast) -> str:
+    """Faster or slower, by how much, how sure."""
+    row = contrast.headline
+    if row is None or row.quantity(row.decisive).ratio.value is None:
+        return "A and B have no speed in common to be compared."
+    quantity = row.quantity(row.decisive)
+    prompts = count(row.num_prompts, "prompt")
+    several = len({other.k for other in contrast.differences}) > 1
+    where = f"{prompts} at K = {row.k}" if several else prompts
+    figures = f"({_WORDS[row.decisive](quantity)}, {_ratio(quantity.ratio)})"
+    if row.verdict == "not distinguishable":
+        return f"B and A can't be told apart on {where} {figures}."
+    doubt = "" if row.verdict else "; one prompt has no interval to judge it by"
+    # Where plain decoding changed too, speculation may gain less and yet be no slower.
+    agreed = row.decisive != "speedup" or _rates_agree(contrast, row)
+    way = ("faster", "slower") if agreed else ("higher", "lower")
+    change = f"{_percent_of(quantity)} {way[not _grew(quantity)]}"
+    what = f"B is {change} than A" if agreed else f"B's speedup is {change} than A's"
+    return f"{what} on {where} {figures}{doubt}."
+
+
+def label(row: Difference) -> str:
+    """What a row is of; the domain's name is text from outside."""
+    k = str(row.k) if row.k == row.k_after else f"{row.k} -> {row.k_after}"
+    return f"{'all prompts' if row.domain is None else row.domain}, K = {k}"
+
+
+def _rates_agree(contrast: Contrast, row: Difference) -> bool:
+    """Whether speculative tokens per second say what the speedup says."""
+    rates, speedup = row.sd_tokens_per_second.ratio, row.speedup.ratio
+    if rates.value is None or speedup.value is None or not contrast.same_machine:
+        return False
+    return verdict(rates.ci) == row.verdict and (rates.value > 1) == (speedup.value > 1)
+
+
+def _grew(quantity: Quantity) -> bool:
+    return quantity.ratio.value is not None and quantity.ratio.value > 1
+
+
+def _percent_of(quantity: Quantity) -> str:
+    assert quantity.ratio.value is not None
+    change = abs(quantity.ratio.value - 1) * 100
+    return "less than 1 %" if change < 0.5 else f"{change:.0f} %"
+
+
+_WORDS: dict[str, Callable[[Quantity], str]] = {
+    "speedup": lambda quantity: f"speedup {_both(quantity, times)}",
+    "sd_tokens_per_second": lambda quantity: f"{_both(quantity, rate)} tokens/s",
+    "ar_tokens_per_second": lambda quantity: f"plain decoding, {_both(quantity, rate)} tokens/s",
+}
+
+
+# One comparison, as blocks
+
+
+def _blocks_of(contrast: Contrast) -> list[Block]:
+    rows = contrast.differences
+    said: list[Block] = [Paragraph(sentence(contrast), "strong")]
+    if contrast.other_hardware:
+        said.append(
+            Paragraph(
+                f"DIFFERENT MACHINES: {', '.join(contrast.other_hardware)}. Only speedups and acceptance can be "
+                "compared; tokens per second tell the machines apart, not A and B.",
+                "warning",
+            )
+        )
+    said.append(Bullets((_named("A", contrast.before), _named("B", contrast.after))))
+    said += [table for table in (_speedups(rows), _rates(contrast), _acceptance(rows)) if table is not None]
+    if contrast.changes:
+        said += [Paragraph("What differs:"), Bullets(contrast.changes)]
+    else:
+        said.append(Paragraph("No recorded setting, model or version differs."))
+    said += [Paragraph(line, "warning") for line in contrast.warnings]
+    said += [Paragraph(line, "quiet") for line in contrast.unmatched]
+    return said
+
+
+def _named(side: str, study: Study) -> str:
+    return f"{side}: {study.name}  {study.title}"
+
+
+def _speedups(rows: Sequence[Difference]) -> Table | None:
+    if not _have_speedups(rows):
+        return None
+    return Table(
+        columns=(_label_column(), *_right("prompts", "A", "B", "B / A"), Column("verdict", "left")),
+        rows=tuple(
+            (
+                Cell(label(row)),
+                Cell(str(row.num_prompts)),
+                Cell(times(row.speedup.before.value)),
+                Cell(times(row.speedup.after.value)),
+                Cell(_ratio(row.speedup.ratio), _mark(row)),
+                _verdict_cell(row),
+            )
+            for row in rows
+        ),
+        caption="Speedup over plain decoding; 95 % intervals in brackets, over prompts.",
+    )
+
+
+def _rates(contrast: Contrast) -> Table | None:
+    rows = contrast.differences
+    if not any(_known(row.sd_tokens_per_second) or _known(row.ar_tokens_per_second) for row in rows):
+        return None
+    elsewhere = "" if contrast.same_machine else "; FROM DIFFERENT MACHINES, not to be compared"
+    alone = not _have_speedups(rows)
+    names = ["speculative", "speculative B / A", "plain", "plain B / A"]
+
+    def cells(row: Difference) -> tuple[Cell, ...]:
+        sd, ar = row.sd_tokens_per_second, row.ar_tokens_per_second
+        doubt: Mark = "" if contrast.same_machine else "doubtful"
+        figures = [_both(sd, rate), _ratio(sd.ratio), _both(ar, rate), _ratio(ar.ratio)]
+        shown = [Cell(label(row)), *(Cell(figure, doubt) for figure in figures)]
+        return (*shown, Cell(str(row.num_prompts)), _verdict_cell(row)) if alone else tuple(shown)
+
+    return Table(
+        columns=(_label_column(), *_right(*names), *((*_right("prompts"), Column("verdict", "left")) if alone else ())),
+        rows=tuple(map(cells, rows)),
+        caption=f"Tokens per second, decode only, A -> B{elsewhere}.",
+    )
+
+
+def _acceptance(rows: Sequence[Difference]) -> Table | None:
+    if not any(_known(row.acceptance_length) for row in rows):
+        return None
+    return Table(
+        columns=(_label_column(), *_right("tokens per round", "B - A", "accepted", "accepted B - A")),
+        rows=tuple(
+            (
+                Cell(label(row)),
+                Cell(_both(row.acceptance_length, fixed)),
+                Cell(_signed(row.acceptance_length.difference, lambda value: f"{value:+.2f}")),
+                Cell(_both(row.acceptance_rate, percent)),
+                Cell(_signed(row.acceptance_rate.difference, lambda value: f"{100 * value:+.1f}")),
+            )
+            for row in rows
+        ),
+        caption="Acceptance, A -> B; the difference of shares in percentage points.",
+    )
+
+
+def _have_speedups(rows: Sequence[Difference]) -> bool:
+    return any(row.speedup.ratio.value is not None for row in rows)
+
+
+def _known(quantity: Quantity) -> bool:
+    return quantity.before.value is not None or quantity.after.value is not None
+
+
+def _label_column() -> Column:
+    return Column("", "left")
+
+
+def _right(*names: str) -> tuple[Column, ...]:
+    return tuple(map(Column, names))
+
+
+def _mark(row: Difference) -> Mark:
+    return _MARKS.get(row.verdict, "")
+
+
+def _verdict_cell(row: Difference) -> Cell:
+    if row.reason is not None:
+        return Cell(row.reason, "failed")
+    return Cell(row.verdict or ("no interval" if row.num_prompts else "no prompt in common"), _mark(row))
+
+
+def _both(quantity: Quantity, text: Callable[[float | None], str]) -> str:
+    return f"{text(quantity.before.value)} -> {text(quantity.after.value)}" if _known(quantity) else DASH
+
+
+def _ratio(estimate: Estimate) -> str:
+    """A third decimal where two would hide what an interval says about 1."""
+    value, ci = estimate.value, estimate.ci
+    if value is None:
+        return DASH
+    hidden = ci is not None and verdict(ci) != verdict((round(ci[0], 2), round(ci[1], 2)))
+    digits = 3 if hidden else 2
+    return f"{value:.{digits}f}{_interval(ci, lambda end: f'{end:.{digits}f}')}"
+
+
+def _signed(estimate: Estimate, text: Callable[[float], str]) -> str:
+    return DASH if estimate.value is None else f"{text(estimate.value)}{_interval(estimate.ci, text)}"
+
+
+def _interval(ci: Interval | None, text: Callable[[float], str]) -> str:
+    return "" if ci is None else f" [{text(ci[0])}, {text(ci[1])}]"
+
+
+# Blocks on a terminal
+
+
+def _begins(block: Block) -> bool:
+    """Whether a comparison begins with it."""
+    return isinstance(block, Paragraph) and block.tone == "strong"
+
+
+def _on_terminal(block: Block) -> list[RenderableType]:
+    if isinstance(block, Paragraph):
+        return [Text(plain(block.text), style=_TONES.get(block.tone, ""))]
+    if isinstance(block, Bullets):
+        return [Text(f"  {plain(item)}") for item in block.items]
+    assert isinstance(block, Table)
+    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in block.columns:
+        table.add_column(Text(plain(column.name)), justify=column.align, overflow="fold")
+    for row in block.rows:
+        table.add_row(*(Text(plain(cell.text), style=_STYLES.get(cell.mark, "")) for cell in row))
+    return [Text(plain(block.caption), style="bold"), table]
+
+
+# For programs
+
+
+def _contrast_to_dict(contrast: Contrast) -> dict[str, Any]:
+    headline = contrast.headline
+    return {
+        "before": _study_to_dict(contrast.before),
+        "after": _study_to_dict(contrast.after),
+        "sentence": sentence(contrast),
+        "verdict": None if headline is None else headline.verdict,
+        "other_hardware": list(contrast.other_hardware),
+        "differences": [dataclasses.asdict(row) | {"decisive": row.decisive} for row in contrast.differences],
+        "changes": list(contrast.changes),
+        "warnings": list(contrast.warnings),
+        "unmatched": list(contrast.unmatched),
+    }
+
+
+def _study_to_dict(study: Study) -> dict[str, Any]:
+    return {
+        "name": study.name,
+        "title": study.title,
+        "pair": study.pair,
+        "drafter": study.drafter,
+        "temperature": study.temperature,
+        "machine_class": study.machine_class,
+    }

@@ -1,0 +1,400 @@
+"""Where the time goes: by round and token, by phase, by draft length."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from specprof.experiments.matrix import DraftLength
+from specprof.experiments.study import Study
+from specprof.profiling.comparison import Arm, Comparison, Phase
+from specprof.profiling.metrics import GenerationResult
+from specprof.reports.document import Figure, Table
+from specprof.reports.drawing import (
+    NORMAL,
+    PHASE_FILLS,
+    PHASES,
+    SMALL,
+    WIDTH,
+    Fill,
+    Sheet,
+    Stroke,
+    color,
+    draw,
+    text_width,
+)
+from specprof.reports.figure_data import PLAIN, compared, table
+from specprof.reports.numbers import DASH, fixed, milliseconds, percent, times
+
+MOST_POINTS = 300
+"""Of a curve."""
+_QUANTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+
+_ARMS = {
+    "ar": Stroke("ar", 1.8, dashes=(5, 2), marker="s", face="ground"),
+    "sd": Stroke("sd", 1.8, marker="o", face="ground"),
+}
+_LEVEL = Stroke("ink", 1.2, dashes=(3, 2))
+
+Seconds = npt.NDArray[np.float64]
+
+
+# Latencies
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    label: str
+    role: str
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    title: str
+    curves: tuple[_Curve, ...]
+
+
+def latencies(study: Study, *, name: str = "latency") -> Figure | None:
+    """How rounds, first tokens and emitted tokens are distributed in time, plain decoding beside the best K."""
+    k = study.best_k
+    if k is None:
+        return None
+    arms = [
+        (label, role, results)
+        for label, role, results in (
+            (PLAIN, "ar", compared(study, k, baseline=True)),
+            (f"K = {k}", "sd", compared(study, k, baseline=False)),
+        )
+        if results
+    ]
+
+    def panel(title: str, measured: Sequence[Seconds]) -> _Panel:
+        curves = (_Curve(*arm[:2], seconds) for arm, seconds in zip(arms, measured, strict=True))
+        return _Panel(title, tuple(curve for curve in curves if curve.seconds.size))
+
+    panels = [
+        panel("a round", [_rounds(results) for *_, results in arms]),
+        panel("the first token", [_positive([r.time_to_first_token for r in results]) for *_, results in arms]),
+        panel("an emitted token", [_tokens(results) for *_, results in arms]),
+    ]
+    panels = [panel for panel in panels if panel.curves]
+    if not panels:
+        return None
+    return Figure(
+        name=name,
+        title=f"Latency, {PLAIN} and K = {k}" if len(arms) > 1 else f"Latency, {arms[0][0]}",
+        caption=_latency_caption(panels),
+        svg=draw(name, 226, lambda sheet: _paint_latencies(sheet, panels)),
+        table=_quantile_table(panels),
+    )
+
+
+def _positive(seconds: Sequence[float]) -> Seconds:
+    values = np.asarray(seconds, dtype=np.float64)
+    return values[values > 0]  # the axis is logarithmic; a clock too coarse for a round says nothing of it
+
+
+def _rounds(results: Sequence[GenerationResult]) -> Seconds:
+    return _positive([seconds for result in results for seconds in result.per_token_latencies])
+
+
+def _tokens(results: Sequence[GenerationResult]) -> Seconds:
+    """A round's time, shared evenly among the tokens it emits."""
+    rounds = [round for result in results for round in result.rounds if round.emitted_tokens]
+    numbers = np.asarray([len(round.emitted_tokens) for round in rounds], dtype=np.int64)
+    seconds = np.asarray([round.seconds for round in rounds], dtype=np.float64)
+    return _positive(np.repeat(seconds / numbers, numbers))  # type: ignore[arg-type]
+
+
+def _paint_latencies(sheet: Sheet, panels: Sequence[_Panel]) -> None:
+    left, gap = 44.0, 30.0
+    width = (WIDTH - left - 8 - 2 * gap) / 3
+    for index, panel in enumerate(panels):
+        x = left + index * (width + gap)
+        sheet.text(x, 9, panel.title, bold=True)
+        axes = sheet.axes(x, 66, width, 124)
+        axes.set_xscale("log")
+        low = min(float(curve.seconds.min()) for curve in panel.curves) * 1e3
+        high = max(float(curve.seconds.max()) for curve in panel.curves) * 1e3
+        if high < 1.5 * low:
+            low, high = low / 1.25, high * 1.25
+        axes.set(xlim=(low / 1.04, high * 1.04), ylim=(0, 1))
+        for row, curve in enumerate(panel.curves):
+            stroke = _ARMS[curve.role]
+            points = np.linspace(0, 1, min(MOST_POINTS, max(curve.seconds.size, 2)))
+            median = float(np.median(curve.seconds))
+            dataclasses.replace(stroke, marker="").plot(axes, np.quantile(curve.seconds, points) * 1e3, points)
+            dataclasses.replace(stroke, width=0.0).plot(axes, [median * 1e3], [0.5])
+            sheet.key(x, 28 + 16 * row, [(stroke, f"{curve.label}, median {milliseconds(median)} ms")])
+        ticks = _log_ticks(low / 1.04, high * 1.04, width / 34)
+        axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.grid(visible=True, axis="x", color=color("rule"), linewidth=0.8)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=["0 %", "", "50 %", "", "100 %"] if not index else [""] * 5)
+    sheet.text(left, 218, "share that took no longer than so many ms (logarithmic)", role="quiet", size=SMALL)
+
+
+def _log_ticks(low: float, high: float, most: float) -> list[float]:
+    decades = [10.0**power for power in range(-6, 9)]
+    for factors in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        ticks = [float(f"{decade * f:.6g}") for decade in decades for f in factors if low <= decade * f <= high]
+        closest = min((np.log(b / a) for a, b in itertools.pairwise(ticks)), default=np.inf)
+        if ticks and closest >= np.log(high / low) / most:
+            return ticks
+    return [float(f"{np.sqrt(low * high):.3g}")]
+
+
+def _quantile_table(panels: Sequence[_Panel]) -> Table:
+    curves = [(f"{panel.title}, {curve.label}", curve.seconds) for panel in panels for curve in panel.curves]
+    rows = [[f"p{q}", *(milliseconds(float(np.percentile(s, q))) for _, s in curves)] for q in _QUANTILES]
+    rows.append(["max", *(milliseconds(float(s.max())) for _, s in curves)])
+    rows.append(["number", *(str(s.size) for _, s in curves)])
+    return table(["ms", *(label for label, _ in curves)], rows)
+
+
+def _latency_caption(panels: Sequence[_Panel]) -> str:
+    sentences = []
+    for panel in panels:
+        medians = {curve.role: float(np.median(curve.seconds)) for curve in panel.curves}
+        worded = " against ".join(f"{milliseconds(medians[r])} ms" for r in ("sd", "ar") if r in medians)
+        sentences.append(f"{panel.title} takes {worded}")
+    both = any(len(panel.curves) > 1 for panel in panels)
+    beside = " of plain decoding" if both else ""
+    first, *others = sentences
+    text = f"Half of the time {first} or less{beside}"
+    if others:
+        text += f"; {', '.join(others)}"
+    return f"{text}. A round's time counts evenly for the tokens that it emits, all at one instant."
+
+
+# Phases
+
+
+def time_per_token(study: Study, *, name: str = "time") -> Figure | None:
+    """What an emitted token takes, phase by phase: plain decoding, and every K."""
+    headline = study.headline
+    arms: list[tuple[str, Arm]] = []
+    if headline is not None and headline.baseline is not None:
+        arms.append((PLAIN, headline.baseline))
+    arms += [(f"K = {k}", c.speculative) for k, c in study.comparisons.items() if c.speculative is not None]
+    bars = [(label, arm, total) for label, arm in arms if (total := _total(arm)) is not None]
+    if not bars:
+        return None
+    plain = bars[0][2] if bars[0][0] == PLAIN else None
+    return Figure(
+        name=name,
+        title="Time per emitted token",
+        caption=_time_caption(bars, plain, study.best_k),
+        svg=draw(name, 44 + 30 * len(bars) + 26, lambda sheet: _paint_bars(sheet, bars, plain)),
+        table=_time_table(bars),
+    )
+
+
+_Bar = tuple[str, Arm, float]
+
+
+def _phases(arm: Arm) -> dict[str, Phase]:
+    return {phase: getattr(arm.phases, phase) for phase in PHASES}
+
+
+def _total(arm: Arm) -> float | None:
+    """Seconds per emitted token."""
+    parts = [phase.seconds_per_token for phase in _phases(arm).values()]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) and sum(known) > 0 else None
+
+
+def _paint_bars(sheet: Sheet, bars: Sequence[_Bar], plain: float | None) -> None:
+    left = max(text_width(label, NORMAL) for label, *_ in bars) + 14
+    room = WIDTH - left - 130
+    longest = max(total for *_, total in bars)
+    sheet.key(left - 8, 9, [(PHASE_FILLS[phase], phase) for phase in PHASES])
+    y = 36.0
+    for label, arm, total in bars:
+        sheet.text(left - 12, y + 11, label, align="right")
+        x = left
+        for phase, part in _phases(arm).items():
+            width = (part.seconds_per_token or 0.0) / longest * room
+            if width >= 0.3:
+                sheet.box(x, y, max(width - 1, 0.3), 22, PHASE_FILLS[phase])
+                _inside(sheet, x, y, width, 22, percent(part.share), phase)
+            x += width
+        beside = f"{milliseconds(total)} ms"
+        if plain is not None and label != PLAIN:
+            beside += f"  {total / plain:.2f} of plain"
+        sheet.text(x + 8, y + 11, beside, size=SMALL)
+        y += 30
+    if plain is not None and len(bars) > 1:
+        x = left + plain / longest * room
+        sheet.line([x, x], [30, y - 2], _LEVEL)
+        sheet.text(x, y + 9, "as fast as plain decoding", role="quiet", size=SMALL,
+                   align="right" if x > WIDTH - 100 else "center")  # fmt: skip
+
+
+def _inside(sheet: Sheet, x: float, y: float, width: float, height: float, text: str, phase: str) -> None:
+    """A number on a coloured area that has room for it, on a patch free of hatching."""
+    taken = text_width(text, SMALL) + 6
+    if width >= taken + 4:
+        middle = x + width / 2
+        sheet.box(middle - taken / 2, y + height / 2 - 7, taken, 14, Fill(phase))
+        sheet.text(middle, y + height / 2, text, role="ground", size=SMALL, align="center")
+
+
+def _time_table(bars: Sequence[_Bar]) -> Table:
+    longest = max(total for *_, total in bars)
+
+    def rows() -> Iterator[list[str]]:
+        for label, arm, total in bars:
+            cells = []
+            for name, phase in _phases(arm).items():
+                nothing = name == "draft" and label == PLAIN  # it never drafted: nothing to measure, not a measured 0
+                spent = f"{milliseconds(phase.seconds_per_token, like=longest)} ({percent(phase.share)})"
+                cells.append(DASH if nothing else spent)
+            yield [label, *cells, milliseconds(total, like=longest)]
+
+    return table(["ms per emitted token", *PHASES, "total"], rows())
+
+
+def _time_caption(bars: Sequence[_Bar], plain: float | None, best: DraftLength | None) -> str:
+    shown = next((bar for bar in bars if bar[0] == f"K = {best}"), bars[-1])
+    label, arm, total = shown
+    shares = {name: phase.share or 0.0 for name, phase in _phases(arm).items()}
+    most = max(shares, key=lambda name: shares[name])
+    beside = (
+        "" if plain is None or label == PLAIN else f", {times(total / plain)} the {milliseconds(plain)} ms of {PLAIN}"
+    )
+    where = f"In {PLAIN}" if label == PLAIN else f"At {label}"
+    return (
+        f"{where} a token takes {milliseconds(total)} ms{beside}; the largest part is {most}, {percent(shares[most])}."
+    )
+
+
+# What a round costs
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    k: int
+    draft: float
+    verify: float
+    rest: float
+    """Seconds of a round."""
+    needed: float | None
+    """Tokens it has to yield to keep up with plain decoding."""
+    yielded: float | None
+
+    @property
+    def total(self) -> float:
+        return self.draft + self.verify + self.rest
+
+
+def cost_curve(study: Study, *, name: str = "cost") -> Figure | None:
+    """What a round costs by the number of tokens it drafts, and how many it has to yield for that."""
+    costs = _surveyed(study) or _measured(study.comparisons)
+    if len(costs) < 3 or costs[0].k:
+        return None
+    step = costs[0]
+    return Figure(
+        name=name,
+        title="What a round costs",
+        caption=_cost_caption(costs),
+        svg=draw(name, 316, lambda sheet: _paint_costs(sheet, costs)),
+        table=table(
+            ["K", "draft, ms", "verify, ms", "rest, ms", "round, ms", "verify, in passes", "tokens to break even",
+             "tokens per round"],
+            [
+                [str(c.k), *(milliseconds(s, like=costs[-1].total) for s in (c.draft, c.verify, c.rest, c.total)),
+                 fixed(c.verify / step.verify), fixed(c.needed), fixed(c.yielded)]
+                for c in costs
+            ],
+        ),
+    )  # fmt: skip
+
+
+def _surveyed(study: Study) -> list[_Cost]:
+    curve = study.curve
+    if curve is None:
+        return []
+    predictions = study.headline.predictions if study.headline is not None else ()
+    yielded = {prediction.k: prediction.tokens_per_round for prediction in predictions}
+    return [
+        _Cost(k, curve.draft_seconds[k], curve.verify_seconds[k], curve.rest_seconds[k],
+              curve.break_even_tau(k) if k else None, yielded.get(k))
+        for k in range(curve.longest + 1)
+    ]  # fmt: skip
+
+
+def _measured(comparisons: Mapping[DraftLength, Comparison]) -> list[_Cost]:
+    """Of several K, each with its own rounds."""
+    found: list[_Cost] = []
+    for k, comparison in comparisons.items():
+        costs = comparison.costs
+        if k == "auto" or costs is None or costs.target_step_seconds is None or costs.ar_overhead_ratio is None:
+            continue
+        step = costs.target_step_seconds
+        if not found:
+            found.append(_Cost(0, 0.0, step, costs.ar_overhead_ratio * step, None, None))
+        if costs.draft_cost_ratio is None or costs.verify_ratio is None or costs.overhead_ratio is None:
+            continue
+        drafted, tau = costs.draft_tokens_per_round or 0.0, costs.tokens_per_round
+        predicted = costs.speedup_predicted_with_ar_overhead
+        found.append(
+            _Cost(k, drafted * costs.draft_cost_ratio * step, costs.verify_ratio * step, costs.overhead_ratio * step,
+                  tau / predicted if tau and predicted else None, tau)
+        )  # fmt: skip
+    return found
+
+
+def _paint_costs(sheet: Sheet, costs: Sequence[_Cost]) -> None:
+    left, top, height = 44.0, 62.0, 190.0
+    width = WIDTH - left - 8
+    highest = max(cost.total for cost in costs)
+    axes = sheet.axes(left, top, width, height)
+    axes.set(xlim=(0, 1), ylim=(0, highest * 1e3 * 1.02))
+    axes.set_xticks([])
+    named = {"verify": "verify", "draft": "draft", "overhead": "sampling and overhead"}
+    keys = [(PHASE_FILLS[phase], label) for phase, label in named.items()]
+    sheet.key(left - 8, 9, [*keys, (_LEVEL, "one token's target pass")])
+    sheet.text(left - 8, 28, "ms per round; above each bar the tokens it has to yield to keep up with plain decoding",
+               role="quiet", size=SMALL)  # fmt: skip
+    pitch = width / len(costs)
+    wide = min(pitch * 0.72, 64.0)
+    scale = height / (highest * 1.02)
+    for index, cost in enumerate(costs):
+        x, y = left + (index + 0.5) * pitch - wide / 2, top + height
+        for phase, seconds in (("verify", cost.verify), ("draft", cost.draft), ("overhead", cost.rest)):
+            tall = seconds * scale
+            y -= tall
+            if tall >= 0.3:
+                sheet.box(x, y, wide, max(tall - 0.7, 0.3), PHASE_FILLS[phase])
+        above = fixed(cost.needed) if cost.k else "1"
+        sheet.text(x + wide / 2, y - 9, above, size=SMALL, align="center", bold=True)
+        sheet.text(x + wide / 2, top + height + 13, f"K = {cost.k}" if pitch >= 46 and cost.k else str(cost.k),
+                   role="quiet", size=SMALL, align="center")  # fmt: skip
+        if any(other.yielded is not None for other in costs):
+            sheet.text(x + wide / 2, top + height + 30, fixed(cost.yielded) if cost.k else "1", size=SMALL,
+                       align="center")  # fmt: skip
+    free = top + height - costs[0].verify * scale
+    sheet.line([left, left + width], [free, free], _LEVEL)
+    if any(cost.yielded is not None for cost in costs):
+        sheet.text(left - 8, top + height + 48, "below K: the tokens it yields", role="quiet", size=SMALL)
+
+
+def _cost_caption(costs: Sequence[_Cost]) -> str:
+    step, longest = costs[0], costs[-1]
+    text = (
+        f"A round that drafts {longest.k} takes {milliseconds(longest.total)} ms where a step of {PLAIN} takes "
+        f"{milliseconds(step.total)} ms, so it has to yield {fixed(longest.needed)} tokens to keep up. Verifying "
+        f"{longest.k} tokens costs {fixed(longest.verify / step.verify)} target passes of one token; 1 would be free."
+    )
+    paying = [cost for cost in costs if cost.needed is not None and cost.yielded is not None]
+    if paying:
+        faster = [str(cost.k) for cost in paying if (cost.yielded or 0.0) > (cost.needed or 0.0)]
+        text += f" Rounds yield more than they need at K = {', '.join(faster)}." if faster else " No K yields enough."
+    return text

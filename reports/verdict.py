@@ -1,0 +1,107 @@
+"""The head of a report: what it is called, what it comes to, and what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specprof.experiments.study import Study
+from specprof.profiling.comparison import Speedup
+from specprof.reports.numbers import count, interval, times
+
+_WORDS = {
+    "faster": "is faster than plain decoding",
+    "slower": "is slower than plain decoding",
+    "not distinguishable": "is not distinguishable from plain decoding in speed",
+}
+
+
+def verdict(studies: Sequence[Study]) -> str:
+    """One sentence: is it faster, by how much."""
+    if len(studies) == 1:
+        return _verdict(studies[0])
+    told = [(speedup.value, study) for study in studies if (speedup := _speedup(study)) and speedup.value is not None]
+    if not told:
+        return "No speedup was measured."
+    pays = sum(_pays(study) for _, study in told)
+    value, best = max(told, key=lambda pair: pair[0])
+    return (
+        f"Speculation is faster than plain decoding in {pays} of {len(told)} studies; the highest speedup is "
+        f"{times(value)} ({best.title}, K = {best.best_k})."
+    )
+
+
+def _pays(study: Study) -> bool:
+    speedup = _speedup(study)
+    return speedup is not None and speedup.verdict == "faster"
+
+
+def _verdict(study: Study) -> str:
+    comparison = study.headline
+    if comparison is None:
+        return "Nothing was measured."
+    speedup = comparison.speedup_decode
+    if speedup is None or speedup.value is None:
+        arm = comparison.speculative or comparison.baseline
+        return f"No speedup: only {arm.decoder} was measured." if arm else "No speedup: nothing was measured."
+    how = _WORDS.get(speedup.verdict or "", "has no verdict from one prompt")
+    certain = f" {interval(speedup)}" if speedup.ci else ""
+    which = f"K = {study.best_k}" + (", the best measured," if len(study.comparisons) > 1 else "")
+    return f"Speculation with {which} {how}: {times(speedup.value)}{certain}{_spread(study)}."
+
+
+def _spread(study: Study) -> str:
+    """The domains, where there are several: the best first."""
+    comparison = study.headline
+    assert comparison is not None
+    found = {
+        name: domain.speedup_decode.value
+        for name, domain in comparison.domains.items()
+        if domain.speedup_decode is not None and domain.speedup_decode.value is not None
+    }
+    if len(found) < 2:
+        return ""
+    ranked = sorted(found.items(), key=lambda item: -item[1])
+    return "; " + ", ".join(f"{times(value)} on {name}" for name, value in ranked)
+
+
+def _speedup(study: Study) -> Speedup | None:
+    return study.headline.speedup_decode if study.headline else None
+
+
+def title(studies: Sequence[Study]) -> str:
+    if len(studies) == 1:
+        return studies[0].title
+    pairs = list(dict.fromkeys(study.pair for study in studies))
+    return f"{', '.join(pairs[:4])}{', ...' if len(pairs) > 4 else ''}: {len(studies)} studies"
+
+
+def subtitle(studies: Sequence[Study]) -> str:
+    settings = dict.fromkeys(_setting(study) for study in studies)
+    return "; ".join(filter(None, list(settings)[:3]))
+
+
+def _setting(study: Study) -> str:
+    """What decoded where."""
+    target = study.models.get("target")
+    if not isinstance(target, dict) or "model" not in target:
+        return ""
+    gpu = study.machine.get("gpu")
+    name = gpu.get("name") if isinstance(gpu, dict) else None
+    hardware = study.machine.get("cpu") if target.get("device") == "cpu" else name
+    return f"{target['model']} on {target.get('device')}{f' ({hardware})' if hardware else ''}, {target.get('dtype')}"
+
+
+def warnings(studies: Sequence[Study]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for study in studies:
+        of = f"{study.title}: " if len(studies) > 1 else ""
+        found |= dict.fromkeys(f"{of}{caveat}" for caveat in study.caveats)
+        for k, comparison in study.comparisons.items():
+            which = f"{of}K = {k}: " if len(study.comparisons) > 1 else of
+            found |= dict.fromkeys(f"{which}{warning}" for warning in comparison.warnings)
+            match = comparison.output_matches_baseline
+            if match is not None and match.failures:
+                found[f"{which}the output is not the target's: {count(len(match.failures), 'prompt')} differ."] = None
+    if len({study.machine_class for study in studies}) > 1:
+        found["The studies were measured on different machines or versions: compare speedups, not seconds."] = None
+    return tuple(found)

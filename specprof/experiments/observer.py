@@ -1,0 +1,77 @@
+"""What is learnt of a generation beside its decoder, outside everything that is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from specprof.decoding.autoregressive import AutoregressiveDecoder
+from specprof.decoding.drafters import DraftModel
+from specprof.decoding.request import Request
+from specprof.decoding.speculative import SpeculativeDecoder
+from specprof.decoding.token_bytes import TokenBytes
+from specprof.profiling.energy import EnergyMeter
+from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
+
+Decoder = AutoregressiveDecoder | SpeculativeDecoder
+TextOf = Callable[[int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """Completes the end of each generation."""
+
+    text: TextOf
+    """What a token stands for, noted with a prompt's first repetition: who looks at it later needs no tokenizer."""
+    meter: EnergyMeter | None = None
+    hindsight: bool = False
+    """Greedy: one pass of the draft over each text says what it would have proposed at every place."""
+
+    def events(self, decoder: Decoder, request: Request) -> Iterator[Event]:
+        """Decode one request; the events of the decoder, the last of them completed."""
+        seen: set[int] = set()
+        num_emitted = 0
+        before = self.meter.read() if self.meter else None
+        for event in decoder.events(request):
+            match event:
+                case Prefilled():
+                    seen.add(event.first_token)
+                case Round():
+                    seen.update(event.draft_tokens, event.emitted_tokens)
+                    num_emitted += len(event.emitted_tokens)
+                case PromptEnded():
+                    joules = self.meter.since(before) if self.meter else None
+                    texts = {str(token): self.text(token) for token in sorted(seen)} if not request.repetition else None
+                    matches = draft_matches(decoder, request, num_emitted) if self.hindsight else None
+                    event = replace(event, energy_joules=joules, token_texts=texts, draft_matches=matches)
+            yield event
+
+
+@torch.inference_mode()
+def draft_matches(decoder: Decoder, request: Request, num_tokens: int) -> tuple[bool, ...] | None:
+    """For each of the last ``num_tokens`` tokens of the text that was just decoded, whether the draft model would have
+    proposed it; None where that says nothing: sampling, acceptance that is made up, a drafter without a model."""
+    if not isinstance(decoder, SpeculativeDecoder) or not isinstance(decoder.drafter, DraftModel):
+        return None
+    if not request.sampling.greedy or decoder.synthetic_acceptance is not None:
+        return None
+    return decoder.drafter.hindsight(num_tokens)
+
+
+def text_of(tokenizer: Any) -> TextOf:
+    """What a token stands for. A byte that is no character by itself becomes U+DC00 + byte (surrogateescape), so that
+    the texts of a whole generation, joined and encoded the same way, are its bytes."""
+    known = TokenBytes.of(tokenizer)
+
+    def text(token: int) -> str:
+        if known is not None and token in known.by_id:
+            return known.by_id[token].decode("utf-8", "surrogateescape")
+        try:
+            return str(tokenizer.decode([token]))
+        except Exception:  # an id beyond the tokenizer's vocabulary, which a padded model may emit: any library's own
+            return ""
+
+    return text

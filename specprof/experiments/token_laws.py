@@ -1,0 +1,344 @@
+"""The law of every token of a text, computed afterwards, and what is kept of it to test the token against.
+
+A pass over the whole text shares neither cache nor width with the passes the tokens were drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specprof.decoding.drafters import Drafter, DraftModel, LayerSkip, NGramLookup, RandomTokens
+from specprof.decoding.sampling import Sampling, probabilities
+from specprof.decoding.translation import SharedVocabulary
+from specprof.models.wrapper import ModelWrapper
+from specprof.profiling.events import Round
+from specprof.profiling.goodness import Scores, Shift, Values
+from specprof.profiling.verification import Rounding
+
+MAX_RATIO = 100.0
+"""Of draft to target probability. Large ones tell most about a leak, but then few tokens carry the test."""
+MIN_LOG_PROB = -20.0
+RANK_BINS = 20
+_ROUNDING_STEPS = 16
+_HARMLESS_VARIATION = 1e-3
+"""Rounding may move this much probability, or 16 steps of the dtype: 0.016 in float16, 0.125 in bfloat16."""
+_LOGITS_AT_ONCE = 2**23
+"""Bounds the memory of the laws that are held at a time."""
+
+Place = Literal["free", "judged", "bonus"]
+"""How a token was drawn: straight from the target, instead of or as a draft token, after a whole accepted draft.
+It is known before the token is, so tokens of one kind have the target's law too; accepted tokens alone don't, nor
+corrected ones, because which of the two a token is depends on the token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What one arm made of one prompt."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    places: tuple[Place, ...]
+    drafted: tuple[int | None, ...]
+    """For each token, the one that was drafted for its place."""
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Laws:
+    """Of c tokens of one text in a row."""
+
+    tokens: Tensor
+    """``[c]``"""
+    places: tuple[Place, ...]
+    logits: Tensor
+    """``[c, vocab]``, the target's."""
+    target: Tensor
+    """``[c, vocab]``: what tokens should be drawn from."""
+    log_probs: Tensor
+    """``[c, vocab]``: its logarithm before top-k and top-p, finite where rounding decides what those exclude."""
+    draft: Tensor | None
+    """``[c, vocab]``; None if it is not known."""
+    has_draft: Tensor
+    """``[c]``: rows of ``draft`` that are a law."""
+
+    def ratio(self) -> Tensor:
+        """``[c, vocab]``: draft to target probability, bounded. A mixture with the draft's law is most easily told
+        from the target's by its sum."""
+        assert self.draft is not None
+        tiny = torch.finfo(self.log_probs.dtype).tiny
+        return (self.draft / self.log_probs.exp().clamp_min(tiny)).clamp_max(MAX_RATIO)
+
+    def sharpness(self) -> Tensor:
+        """``[c, vocab]``: the log probability, bounded. Of its mean the derivative by 1 / temperature is its
+        variance."""
+        return self.log_probs.clamp_min(MIN_LOG_PROB)
+
+
+def laws_of(
+    target: ModelWrapper, drafter: Drafter, generation: Generation, sampling: Sampling, width: int | None = None
+) -> Iterator[Laws]:
+    """The laws of all tokens of a text, some at a time: from one pass over it (several if it is long), or from cached
+    passes of ``width`` tokens as in decoding."""
+    at_once = max(1, _LOGITS_AT_ONCE // target.vocab_size)
+    first = 1 if width is not None else at_once
+    step = at_once if width is None else width
+    text, begin = (*generation.prompt_ids, *generation.ids), 0
+    drafts = _draft_laws(drafter, generation, sampling, first, step)
+    for logits in _passes(target, text, len(generation.prompt_ids), first, step):
+        rows = slice(begin, begin + logits.shape[0])
+        begin += logits.shape[0]
+        probs = probabilities(logits, sampling)
+        draft = _of_places(drafter, generation, rows, probs) if drafts is None else next(drafts).to(probs)
+        yield Laws(
+            tokens=torch.tensor(generation.ids[rows], device=logits.device),
+            places=generation.places[rows],
+            logits=logits,
+            target=probs,
+            log_probs=(logits.to(probs) / sampling.temperature).log_softmax(-1),
+            draft=draft,
+            has_draft=probs.new_zeros(len(probs)) if draft is None else draft.sum(-1) > 0.5,
+        )
+
+
+def _of_places(drafter: Drafter, generation: Generation, rows: slice, like: Tensor) -> Tensor | None:
+    """Laws of drafters that need no model, ``[c, vocab]``."""
+    if isinstance(drafter, RandomTokens):
+        return torch.full_like(like, 1 / drafter.vocab_size)
+    if isinstance(drafter, NGramLookup):
+        # What it proposes follows from the text before, so its law is a point mass; elsewhere it has none.
+        laws = torch.zeros_like(like)
+        for row, token in enumerate(generation.drafted[rows]):
+            if token is not None:
+                laws[row, token] = 1.0
+        return laws
+    return None
+
+
+def _draft_laws(
+    drafter: Drafter, generation: Generation, sampling: Sampling, first: int, step: int
+) -> Iterator[Tensor] | None:
+    """Laws over the target's vocabulary of a drafter that is a model, in the same portions as the target's."""
+    start = len(generation.prompt_ids)
+    text = (*generation.prompt_ids, *generation.ids)
+    if isinstance(drafter, LayerSkip):
+        return (probabilities(logits, sampling) for logits in _early_passes(drafter, text, start, first, step))
+    if not isinstance(drafter, DraftModel) or not isinstance(drafter.translation, SharedVocabulary):
+        return None
+    translation = drafter.translation
+    context = translation.context(text)
+    return (
+        translation.laws(probabilities(translation.restrict(logits), sampling))
+        for logits in _passes(drafter.model, context, start, first, step)
+    )
+
+
+@torch.inference_mode()
+def _passes(model: ModelWrapper, text: Sequence[int], start: int, first: int, step: int) -> Iterator[Tensor]:
+    """Logits ``[c, vocab]`` that tell the tokens from ``start`` on: ``first`` of them by a pass over all before, then
+    ``step`` more by each pass."""
+    cache = model.new_cache(len(text))
+    done, told = 0, start
+    while told < len(text):
+        count = min(first if done == 0 else step, len(text) - told)
+        fed = torch.tensor(text[done : told + count - 1], device=model.device)
+        yield model.extend(fed, cache, count)
+        told += count
+        done = told - 1
+
+
+@torch.inference_mode()
+def _early_passes(drafter: LayerSkip, text: Sequence[int], start: int, first: int, step: int) -> Iterator[Tensor]:
+    """The same from the first layers, which tell one token at a time."""
+    model, told = drafter.model, start
+    cache = model.new_cache(len(text))
+    fed = list(text[:start])
+    while told < len(text):
+        rows = []
+        for _ in range(min(first if told == start else step, len(text) - told)):
+            logits, _ = model.extend_early(torch.tensor(fed, device=model.device), cache, drafter.depth)
+            rows.append(logits)
+            fed = [text[told]]
+            told += 1
+        yield torch.cat(rows)
+
+
+# What is kept of each token
+
+
+class TokenScores:
+    """Collects the scores of tokens.
+
+    Args:
+        slack: how far rounding moves a logit.
+    """
+
+    def __init__(self, sampling: Sampling, slack: float) -> None:
+        self.sampling, self.slack = sampling, slack
+        self.num_impossible = self.num_borderline = 0
+        self._places: list[Place] = []
+        self._with_draft: list[Values] = []
+        self._ratio: list[Values] = []
+        self._sharpness: list[Values] = []
+        self._ranks: list[Values] = []
+
+    def observe(self, laws: Laws) -> None:
+        self._places += laws.places
+        self._with_draft.append(_numpy(laws.has_draft))
+        if laws.draft is not None:
+            self._ratio.append(_mixture_scores(laws))
+        self._sharpness.append(_sharpness_scores(laws))
+        rows = torch.arange(len(laws.tokens), device=laws.tokens.device)
+        prob = laws.target[rows, laws.tokens]
+        likelier = (laws.target * (laws.target > prob[:, None])).sum(-1)
+        as_likely = (laws.target * (laws.target == prob[:, None])).sum(-1)
+        self._ranks.append(_numpy(torch.stack((likelier, as_likely))))
+        for row in torch.nonzero(prob == 0).flatten().tolist():
+            if _within_rounding(laws.logits[row], int(laws.tokens[row]), self.sampling, self.slack):
+                self.num_borderline += 1
+            else:
+                self.num_impossible += 1
+
+    def num_at(self, place: Place | None) -> int:
+        return len(self._places) if place is None else self._places.count(place)
+
+    def scores(self, kind: str, place: Place | None) -> Scores:
+        """Of the tokens at some places, where the law that a kind of score needs is known."""
+        parts = self._ratio if kind == "ratio" else self._sharpness
+        if not parts:
+            return Scores(*np.zeros((5, 0)))
+        wanted = np.array([place is None or at == place for at in self._places])
+        if kind == "ratio":
+            wanted &= np.concatenate(self._with_draft) > 0
+        return Scores(*np.concatenate(parts, axis=1)[:, wanted])
+
+    def numbers(self, generator: np.random.Generator) -> Values:
+        """``[n]``, uniform on [0, 1] if the law is right: the mass of likelier tokens, and a random part of that of
+        tokens as likely as this one, itself among them."""
+        likelier, as_likely = np.concatenate(self._ranks, axis=1)
+        return np.asarray(np.clip(likelier + generator.random(len(likelier)) * as_likely, 0.0, 1.0))
+
+
+def _mixture_scores(laws: Laws) -> Values:
+    """``[5, c]``: what :class:`Scores` holds, against a share of tokens of the draft's."""
+    assert laws.draft is not None
+    g = laws.ratio()
+    centred, variance, third = _moments(laws, g)
+    slope = (laws.draft * centred).sum(-1)
+    return _scores(laws, centred, variance, third, slope, (laws.draft * centred**2).sum(-1) - variance)
+
+
+def _sharpness_scores(laws: Laws) -> Values:
+    """``[5, c]``: what :class:`Scores` holds, against a relative change of 1 / temperature."""
+    centred, variance, third = _moments(laws, laws.sharpness())
+    finite = laws.log_probs.clamp_min(torch.finfo(laws.log_probs.dtype).min)
+    tilt = laws.target * (finite - (laws.target * finite).sum(-1, keepdim=True))
+    return _scores(laws, centred, variance, third, (tilt * centred).sum(-1), (tilt * centred**2).sum(-1))
+
+
+def _moments(laws: Laws, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """g less its mean ``[c, vocab]``, its variance and third central moment ``[c]`` under the target."""
+    centred = g - (laws.target * g).sum(-1, keepdim=True)
+    squares = laws.target * centred**2
+    return centred, squares.sum(-1), (squares * centred).sum(-1)
+
+
+def _scores(
+    laws: Laws, centred: Tensor, variance: Tensor, third: Tensor, slope: Tensor, variance_slope: Tensor
+) -> Values:
+    rows = torch.arange(len(laws.tokens), device=laws.tokens.device)
+    return _numpy(torch.stack((centred[rows, laws.tokens], variance, third, slope, variance_slope)))
+
+
+def _within_rounding(logits: Tensor, token: int, sampling: Sampling, slack: float) -> bool:
+    """Whether a token that top-k or top-p exclude would not be if logits were ``slack`` other than they are."""
+    scaled, step = logits.double().cpu() / sampling.temperature, 2 * slack / sampling.temperature
+    if 0 < sampling.top_k < len(scaled):
+        kth = scaled.topk(sampling.top_k).values[-1]
+        if scaled[token] < kth - step:
+            return False
+        scaled = scaled.masked_fill(scaled < kth - step, float("-inf"))
+    if sampling.top_p == 1:
+        return bool(scaled[token] > float("-inf"))
+    before = float(scaled.softmax(-1)[scaled > scaled[token] + step].sum())
+    # As small as it can be if what is before loses and the rest gains.
+    less = before * float(np.exp(-step))
+    return less / (less + 1 - before) < sampling.top_p if before < 1 else False
+
+
+# Rounding
+
+
+class RoundingSample:
+    """How the laws of a sample of texts change when they are computed in passes as decoding makes them.
+
+    Each statistic is shifted by what the change does to its mean; that much is allowed for.
+    """
+
+    def __init__(self, target: ModelWrapper, drafter: Drafter, sampling: Sampling, width: int) -> None:
+        self.target, self.drafter, self.sampling, self.width = target, drafter, sampling, width
+        self.num_tokens = 0
+        self._furthest = self._largest = self._variation = 0.0
+        self._shifts: dict[str, list[Values]] = {"ratio": [], "sharpness": []}
+        self._bins: list[Values] = []
+
+    def observe(self, generation: Generation) -> None:
+        text, start = (*generation.prompt_ids, *generation.ids), len(generation.prompt_ids)
+        rows = _passes(self.target, text, start, 1, self.width)
+        stepwise = torch.cat([logits.cpu() for logits in rows])
+        begin = 0
+        for laws in laws_of(self.target, self.drafter, generation, self.sampling):
+            logits = stepwise[begin : begin + len(laws.tokens)].to(laws.logits)
+            begin += len(laws.tokens)
+            change = probabilities(logits, self.sampling) - laws.target
+            self.num_tokens += len(laws.tokens)
+            self._variation += float(change.abs().sum()) / 2
+            self._furthest = max(self._furthest, float((logits - laws.logits).abs().max()))
+            self._largest = max(self._largest, float(laws.logits.abs().max()))
+            if laws.draft is not None:
+                shift = _numpy((change * laws.ratio()).sum(-1))
+                self._shifts["ratio"].append(shift[_numpy(laws.has_draft) > 0])
+            self._shifts["sharpness"].append(_numpy((change * laws.sharpness()).sum(-1)))
+            self._bins.append(_bin_changes(laws.target, change))
+
+    @property
+    def slack(self) -> float:
+        """How far a logit may move."""
+        steps = 4 * torch.finfo(self.target.dtype).eps * self._largest  # where few passes happen to differ
+        return max(self._furthest, steps)
+
+    def shift(self, kind: str) -> Shift:
+        parts = self._shifts[kind]
+        return Shift.of(np.concatenate(parts)) if parts else Shift()
+
+    def bin_shifts(self) -> tuple[Shift, ...]:
+        return tuple(Shift.of(column) for column in np.concatenate(self._bins).T) if self._bins else ()
+
+    def result(self) -> Rounding | None:
+        if not self.num_tokens:
+            return None
+        limit = max(_ROUNDING_STEPS * torch.finfo(self.target.dtype).eps, _HARMLESS_VARIATION)
+        return Rounding(self.width, self.num_tokens, self._furthest, self._variation / self.num_tokens, limit)
+
+
+def _bin_changes(law: Tensor, change: Tensor) -> Values:
+    """``[c, bins]``: how much likelier each bin of ranks becomes when ``change`` is added to the law."""
+    ordered, index = law.sort(-1, descending=True)
+    moved = change.gather(-1, index)
+    ends = torch.arange(1, RANK_BINS, dtype=law.dtype, device=law.device).div(RANK_BINS).expand(len(law), -1)
+    below = ordered.cumsum(-1)
+    # The token whose share of the ranks holds the bin's end counts in proportion.
+    at = torch.searchsorted(below, ends.contiguous()).clamp_max(law.shape[-1] - 1)
+    share = (ends - (below - ordered).gather(-1, at)) / ordered.gather(-1, at).clamp_min(torch.finfo(law.dtype).tiny)
+    up_to = (moved.cumsum(-1) - moved).gather(-1, at) + moved.gather(-1, at) * share.clamp(0, 1)
+    edge = up_to.new_zeros(len(law), 1)
+    return _numpy(torch.cat((edge, up_to, edge), -1).diff(dim=-1))
+
+
+def _numpy(values: Tensor) -> Values:
+    return values.detach().to("cpu", torch.float64).numpy()

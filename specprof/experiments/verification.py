@@ -1,0 +1,241 @@
+"""Decodes with both arms and asks whether every token has the target's law.
+
+The law of each token is computed afterwards, by a pass of the target over the whole text: it shares neither cache nor
+width with the passes the token was drawn from. What is tested, and what would be found, is in :data:`CHECKS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from specprof.decoding.sampling import Sampling
+from specprof.experiments.arms import Arms
+from specprof.experiments.config import RunConfig
+from specprof.experiments.observer import Decoder
+from specprof.experiments.run import EncodedPrompt, request_for
+from specprof.experiments.tie import diagnose
+from specprof.experiments.token_laws import RANK_BINS, Generation, Place, RoundingSample, TokenScores, laws_of
+from specprof.profiling.events import Prefilled, Round
+from specprof.profiling.goodness import MIN_EXPECTED, Scores, Shift, Values, score_test, uniformity_test
+from specprof.profiling.verification import (
+    FAMILY_LEVEL,
+    ArmLaw,
+    Check,
+    GreedyVerification,
+    LawVerification,
+    Verification,
+)
+
+ROUNDING_TOKENS = 256
+"""Of each arm, how rounding is measured."""
+
+CHECKS = {
+    "unjudged": "draft tokens let through without being judged, by how much likelier the draft makes a token",
+    "bonus": "bonus tokens that come from the draft, in the same way",
+    "sharpness": "another temperature, by the log probability of a token",
+    "acceptance": "draft tokens accepted more or less often than both models' probabilities say",
+    "ranks": "anything else, by how much probability lies on tokens likelier than the one drawn",
+}
+
+
+def verify(
+    config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], tick: Callable[[], None] = lambda: None
+) -> Verification:
+    """Put both arms' output to the test: the target's law when sampling, its tokens when greedy.
+
+    Args:
+        tick: called after each of :func:`verify_steps`.
+    """
+    if config.temperature == 0:
+        return _verify_greedy(config, arms, prompts, tick)
+    control = _verify_arm(config, arms, arms.baseline, prompts, tick)
+    return LawVerification(config.temperature, control, _verify_arm(config, arms, arms.speculative, prompts, tick))
+
+
+def verify_steps(config: RunConfig, prompts: Sequence[EncodedPrompt]) -> int:
+    """How often :func:`verify` calls its ``tick``."""
+    return (2 if config.temperature == 0 else 4) * config.repetitions * len(prompts)
+
+
+def _generate(config: RunConfig, arms: Arms, decoder: Decoder, prompt: EncodedPrompt, repetition: int) -> Generation:
+    ids: list[int] = []
+    places: list[Place] = []
+    drafted: list[int | None] = []
+    rounds: list[Round] = []
+    for event in decoder.events(request_for(config, arms, prompt, repetition)):
+        if isinstance(event, Prefilled):
+            ids, places, drafted = [event.first_token], ["free"], [None]
+        elif isinstance(event, Round):
+            k = len(event.draft_tokens)
+            for index, token in enumerate(event.emitted_tokens):
+                ids.append(token)
+                places.append("judged" if index < k else "bonus" if k else "free")
+                drafted.append(event.draft_tokens[index] if index < k else None)
+            rounds.append(event)
+    return Generation(prompt.ids, tuple(ids), tuple(places), tuple(drafted), tuple(rounds))
+
+
+# Greedy
+
+
+def _verify_greedy(
+    config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], tick: Callable[[], None]
+) -> GreedyVerification:
+    differences, speculative = [], []
+    for repetition, prompt in itertools.product(range(config.repetitions), prompts):
+        plain = _generate(config, arms, arms.baseline, prompt, repetition)
+        tick()
+        speculative.append(_generate(config, arms, arms.speculative, prompt, repetition))
+        tick()
+        difference = diagnose(
+            arms.target,
+            prompt.prompt.prompt_id,
+            prompt.ids,
+            speculative[-1].ids,
+            plain.ids,
+            arms.speculative.length.longest + 1,
+        )
+        if difference is not None:
+            differences.append(difference)
+    drafted, accepted, rejected = _counts(speculative)
+    return GreedyVerification(
+        len(speculative), sum(len(g.ids) for g in speculative), drafted, accepted, rejected, tuple(differences)
+    )
+
+
+def _counts(generations: Sequence[Generation]) -> tuple[int, int, int]:
+    """Drafted, accepted and rejected tokens; what follows a rejected one was not judged."""
+    rounds = [round for generation in generations for round in generation.rounds]
+    return (
+        sum(len(round.draft_tokens) for round in rounds),
+        sum(round.num_accepted for round in rounds),
+        sum(round.num_accepted < len(round.draft_tokens) for round in rounds),
+    )
+
+
+# Sampling
+
+
+def _verify_arm(
+    config: RunConfig, arms: Arms, decoder: Decoder, prompts: Sequence[EncodedPrompt], tick: Callable[[], None]
+) -> ArmLaw:
+    speculates = decoder is arms.speculative
+    generations = []
+    for repetition, prompt in itertools.product(range(config.repetitions), prompts):
+        generations.append(_generate(config, arms, decoder, prompt, repetition))
+        tick()
+    sampling = Sampling(config.temperature, config.top_k, config.top_p)
+    drafter = arms.speculative.drafter
+    width = arms.speculative.length.longest + 1 if speculates else 1
+    rounding = RoundingSample(arms.target, drafter, sampling, width)
+    for generation in generations:
+        if rounding.num_tokens < ROUNDING_TOKENS:
+            rounding.observe(generation)
+    tokens = TokenScores(sampling, rounding.slack)
+    for generation in generations:
+        for laws in laws_of(arms.target, drafter, generation, sampling):
+            tokens.observe(laws)
+        tick()
+    names = tuple(CHECKS) if speculates else ("unjudged", "sharpness", "ranks")
+    level = FAMILY_LEVEL / len(names)
+    judged: Place | None = "judged" if speculates else None
+    ranks = tokens.numbers(np.random.default_rng(config.seed))
+    checks = {
+        "unjudged": _draft_check("unjudged", tokens, judged, rounding, level),
+        "bonus": _draft_check("bonus", tokens, "bonus", rounding, level),
+        "sharpness": _check(
+            "sharpness",
+            tokens.scores("sharpness", None),
+            level,
+            rounding.shift("sharpness"),
+            "the target is certain of every token",
+        ),
+        "acceptance": _acceptance_check(generations, level),
+        "ranks": _ranks_check(ranks, level, rounding.bin_shifts()),
+    }
+    drafted, accepted, rejected = _counts(generations)
+    return ArmLaw(
+        label=decoder.label,
+        num_texts=len(generations),
+        num_tokens=sum(len(generation.ids) for generation in generations),
+        num_drafted=drafted,
+        num_accepted=accepted,
+        num_rejected=rejected,
+        num_bonus=sum(generation.places.count("bonus") for generation in generations),
+        level=level,
+        checks=tuple(checks[name] for name in names),
+        num_impossible=tokens.num_impossible,
+        num_borderline=tokens.num_borderline,
+        rounding=rounding.result(),
+    )
+
+
+def _check(name: str, scores: Scores, level: float, shift: Shift, otherwise: str) -> Check:
+    """``otherwise``: why nothing can be said where nothing can."""
+    score = score_test(scores, level, shift)
+    # A fault of every token is the largest there can be.
+    if score is None or (name != "sharpness" and score.detectable > 1):
+        return Check(name, len(scores), not_tested=otherwise)
+    return Check(
+        name,
+        score.num_tokens,
+        p=score.p,
+        z=score.z,
+        allowance=score.allowance,
+        estimate=score.estimate,
+        interval=score.interval,
+        detectable=score.detectable,
+    )
+
+
+def _draft_check(name: str, tokens: TokenScores, place: Place | None, rounding: RoundingSample, level: float) -> Check:
+    scores = tokens.scores("ratio", place)
+    if not len(scores):
+        no_place = "no draft was accepted whole" if name == "bonus" else "nothing was drafted"
+        unknown = "what the draft would propose at a given place is not known afterwards"
+        return Check(name, 0, not_tested=unknown if tokens.num_at(place) else no_place)
+    too_close = f"{len(scores)} tokens are too few to tell this draft from the target"
+    return _check(name, scores, level, rounding.shift("ratio"), too_close)
+
+
+def _acceptance_check(generations: Sequence[Generation], level: float) -> Check:
+    """At each place that was judged, a draft token is accepted with probability alpha, whatever was accepted before."""
+    alphas: list[float] = []
+    accepted: list[bool] = []
+    for generation in generations:
+        for round in generation.rounds:
+            judged = (round.alpha or ())[: round.num_accepted + 1]
+            alphas += judged
+            accepted += [index < round.num_accepted for index in range(len(judged))]
+    if not alphas:
+        return Check("acceptance", 0, not_tested="nothing was drafted")
+    alpha = np.clip(np.asarray(alphas, dtype=np.float64), 0.0, 1.0)  # a sum of probabilities may round to more than 1
+    for outcome, expected, seen in (
+        ("accepted", alpha.sum(), sum(accepted)),
+        ("rejected", (1 - alpha).sum(), len(accepted) - sum(accepted)),
+    ):
+        if max(expected, seen) < MIN_EXPECTED:
+            few = f"only {seen} of {len(alpha)} draft tokens were" if seen else "nothing was"
+            return Check("acceptance", len(alpha), not_tested=f"{few} {outcome}")
+    variance = alpha * (1 - alpha)
+    growth = (1 - alpha) * (1 - 2 * alpha)
+    scores = Scores(np.asarray(accepted) - alpha, variance, variance * (1 - 2 * alpha), 1 - alpha, growth)
+    return _check("acceptance", scores, level, Shift(), f"{len(alpha)} draft tokens are too few")
+
+
+def _ranks_check(numbers: Values, level: float, shifts: tuple[Shift, ...]) -> Check:
+    found = uniformity_test(numbers, level, bins=RANK_BINS, shifts=shifts)
+    if found is None:
+        return Check("ranks", len(numbers), not_tested=f"{len(numbers)} tokens are too few for {RANK_BINS} bins")
+    return Check(
+        "ranks",
+        found.num_tokens,
+        p=found.p,
+        chi_square=found.chi_square,
+        degrees_of_freedom=found.degrees_of_freedom,
+        allowance=found.allowance,
+        detectable=found.detectable,
+    )
