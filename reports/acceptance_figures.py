@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -48,10 +49,11 @@ def acceptance_by_position(study: Study, *, name: str = "acceptance") -> Figure 
         once_there = [math.nan if rate is None else rate for rate in counts.conditional_acceptance_rate]
         _ONCE_REACHED.plot(axes, own, once_there, clip=False)
         _FROM_THE_START.plot(axes, own, rates, clip=False)
-        _annotate(axes, 1, rates[0], percent(rates[0]))
-        if len(rates) > 1:
-            _annotate(axes, len(rates), rates[-1], percent(rates[-1]))
-        axes.set_xlim(0.5, longest + 0.5)
+        margins = _set_limits(axes, 1, longest, 34.0 if _width(len(panels)) > 180 else 10.0)
+        if margins > 20:
+            _beside(axes, len(rates), rates[-1], "left")
+            if len(rates) > 1:
+                _beside(axes, 1, rates[0], "right")
         _number_places(axes, 1, longest, k)
 
     keys: list[tuple[Stroke | Fill, str]] = [
@@ -90,7 +92,7 @@ def accepted_per_round(study: Study, *, name: str = "accepted-per-round") -> Fig
             axes.bar(range(len(shares)), shares, width=0.78, **look)
         if law is not None:
             _LAW.plot(axes, range(len(law)), law, clip=False)
-        axes.set_xlim(-0.6, longest + 0.6)
+        _set_limits(axes, 0, longest, 0.5 * _width(len(panels)) / (longest + 1))
         _number_places(axes, 0, longest, k)
 
     keys: list[tuple[Stroke | Fill, str]] = [(_ROUNDS, "rounds that accept so many of the draft")]
@@ -123,9 +125,9 @@ def _panels(
     top: float,
 ) -> str:
     """One field for each domain, alike in scale; ``top`` is the largest share to be seen."""
-    columns = {1: 1, 2: 2, 3: 3, 4: 4, 5: 3, 6: 3, 9: 3}.get(len(panels), 4)
+    columns = _columns(len(panels))
     rows = -(-len(panels) // columns)
-    width = (WIDTH - _LEFT - 6 - (columns - 1) * _GAP) / columns
+    width = _width(len(panels))
     pitch = _PANEL_HEAD + _PANEL_HEIGHT + _PANEL_FOOT
 
     def paint_all(sheet: Sheet) -> None:
@@ -148,9 +150,20 @@ def _panels(
     return draw(name, _TOP + rows * pitch + 14, paint_all)
 
 
+def _columns(number: int) -> int:
+    return {1: 1, 2: 2, 3: 3, 5: 3, 6: 3, 9: 3}.get(number, 4)
+
+
+def _width(number: int) -> float:
+    """Of one of so many panels."""
+    columns = _columns(number)
+    return (WIDTH - _LEFT - 6 - (columns - 1) * _GAP) / columns
+
+
 def _number_places(axes: Axes, first: int, last: int, k: DraftLength) -> None:
     """Every place that there is room for, K among them."""
-    room = axes.bbox.width / (last - first + 1)
+    low, high = axes.get_xlim()
+    room = axes.bbox.width / (high - low)
     step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128) if step * room >= 20 or step > last)
     end = str(last) if k == "auto" else f"K = {last}"
     # What would touch the last label gives way to it.
@@ -158,18 +171,23 @@ def _number_places(axes: Axes, first: int, last: int, k: DraftLength) -> None:
     axes.set_xticks([*places, last], labels=[*map(str, places), end])
 
 
-def _annotate(axes: Axes, x: float, y: float, text: str) -> None:
-    above = y < 0.86
+def _set_limits(axes: Axes, first: int, last: int, margin: float) -> float:
+    """So many pixels beside the outermost places; returns them."""
+    pitch = (axes.bbox.width - 2 * margin) / max(last - first, 1)
+    axes.set_xlim(first - margin / pitch, last + margin / pitch)
+    return margin
+
+
+def _beside(axes: Axes, x: float, share: float, align: Literal["left", "right"]) -> None:
     axes.annotate(
-        text,
-        (x, y),
-        (0, 7 if above else -8),
+        percent(share),
+        (x, share),
+        (7 if align == "left" else -7, 0),
         textcoords="offset points",
-        ha="center",
-        va="bottom" if above else "top",
+        ha=align,
+        va="center",
         fontsize=SMALL,
         color=color("ink"),
-        annotation_clip=False,
     )
 
 
@@ -190,11 +208,11 @@ def _counts(study: Study, k: DraftLength) -> tuple[AcceptanceCounts, dict[str, A
     """Of all prompts, and of each domain that had a complete round; one entry at least."""
     comparison = study.comparisons[k]
     assert comparison.acceptance is not None
-    domains = {
-        name: domain.acceptance
-        for name, domain in comparison.domains.items()
-        if domain.acceptance is not None and domain.acceptance.num_spec_steps
-    }
+    domains = {}
+    for name in dict.fromkeys((*study.domains, *comparison.domains)):
+        found = comparison.domains.get(name)
+        if found is not None and found.acceptance is not None and found.acceptance.num_spec_steps:
+            domains[name] = found.acceptance
     return comparison.acceptance, domains or {ALL: comparison.acceptance}
 
 

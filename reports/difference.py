@@ -82,8 +82,15 @@ def sentence(contrast: Contrast) -> str:
 
 def label(row: Difference) -> str:
     """What a row is of; the domain's name is text from outside."""
-    k = str(row.k) if row.k == row.k_after else f"{row.k} -> {row.k_after}"
-    return f"{'all prompts' if row.domain is None else row.domain}, K = {k}"
+    return f"{_domain(row)}, {_length(row)}"
+
+
+def _domain(row: Difference) -> str:
+    return "all prompts" if row.domain is None else row.domain
+
+
+def _length(row: Difference) -> str:
+    return f"K = {row.k}" if row.k == row.k_after else f"K = {row.k} -> {row.k_after}"
 
 
 def _rates_agree(contrast: Contrast, row: Difference) -> bool:
@@ -115,7 +122,6 @@ _WORDS: dict[str, Callable[[Quantity], str]] = {
 
 
 def _blocks_of(contrast: Contrast) -> list[Block]:
-    rows = contrast.differences
     said: list[Block] = [Paragraph(sentence(contrast), "strong")]
     if contrast.other_hardware:
         said.append(
@@ -126,7 +132,7 @@ def _blocks_of(contrast: Contrast) -> list[Block]:
             )
         )
     said.append(Bullets((_named("A", contrast.before), _named("B", contrast.after))))
-    said += [table for table in (_speedups(rows), _rates(contrast), _acceptance(rows)) if table is not None]
+    said += [table for table in (_speedups(contrast), _rates(contrast), _acceptance(contrast)) if table is not None]
     if contrast.changes:
         said += [Paragraph("What differs:"), Bullets(contrast.changes)]
     else:
@@ -140,64 +146,64 @@ def _named(side: str, study: Study) -> str:
     return f"{side}: {study.name}  {study.title}"
 
 
-def _speedups(rows: Sequence[Difference]) -> Table | None:
-    if not _have_speedups(rows):
+def _speedups(contrast: Contrast) -> Table | None:
+    if not _have_speedups(contrast.differences):
         return None
-    return Table(
-        columns=(_label_column(), *_right("prompts", "A", "B", "B / A"), Column("verdict", "left")),
-        rows=tuple(
-            (
-                Cell(label(row)),
-                Cell(str(row.num_prompts)),
-                Cell(times(row.speedup.before.value)),
-                Cell(times(row.speedup.after.value)),
-                Cell(_ratio(row.speedup.ratio), _mark(row)),
-                _verdict_cell(row),
-            )
-            for row in rows
-        ),
-        caption="Speedup over plain decoding; 95 % intervals in brackets, over prompts.",
-    )
+    columns: list[_Shown] = [
+        _PROMPTS,
+        (Column("A"), lambda row: Cell(times(row.speedup.before.value))),
+        (Column("B"), lambda row: Cell(times(row.speedup.after.value))),
+        (Column("B / A"), lambda row: Cell(_ratio(row.speedup.ratio), _mark(row))),
+        _VERDICT,
+    ]
+    return _table(contrast, "Speedup over plain decoding{}; 95 % intervals in brackets, over prompts.", columns)
 
 
 def _rates(contrast: Contrast) -> Table | None:
-    rows = contrast.differences
-    if not any(_known(row.sd_tokens_per_second) or _known(row.ar_tokens_per_second) for row in rows):
-        return None
+    doubt: Mark = "" if contrast.same_machine else "doubtful"
+
+    def of(name: str, label: str) -> list[_Shown]:
+        if not any(_known(row.quantity(name)) for row in contrast.differences):
+            return []
+        return [
+            (Column(label), lambda row: Cell(_both(row.quantity(name), rate), doubt)),
+            (Column("B / A"), lambda row: Cell(_ratio(row.quantity(name).ratio), doubt)),
+        ]
+
+    columns = [*of("sd_tokens_per_second", "speculative"), *of("ar_tokens_per_second", "plain")]
+    if columns and not _have_speedups(contrast.differences):
+        columns = [_PROMPTS, *columns, _VERDICT]
     elsewhere = "" if contrast.same_machine else "; FROM DIFFERENT MACHINES, not to be compared"
-    alone = not _have_speedups(rows)
-    names = ["speculative", "speculative B / A", "plain", "plain B / A"]
-
-    def cells(row: Difference) -> tuple[Cell, ...]:
-        sd, ar = row.sd_tokens_per_second, row.ar_tokens_per_second
-        doubt: Mark = "" if contrast.same_machine else "doubtful"
-        figures = [_both(sd, rate), _ratio(sd.ratio), _both(ar, rate), _ratio(ar.ratio)]
-        shown = [Cell(label(row)), *(Cell(figure, doubt) for figure in figures)]
-        return (*shown, Cell(str(row.num_prompts)), _verdict_cell(row)) if alone else tuple(shown)
-
-    return Table(
-        columns=(_label_column(), *_right(*names), *((*_right("prompts"), Column("verdict", "left")) if alone else ())),
-        rows=tuple(map(cells, rows)),
-        caption=f"Tokens per second, decode only, A -> B{elsewhere}.",
-    )
+    return _table(contrast, f"Tokens per second, decode only, A -> B{{}}{elsewhere}.", columns) if columns else None
 
 
-def _acceptance(rows: Sequence[Difference]) -> Table | None:
-    if not any(_known(row.acceptance_length) for row in rows):
+def _acceptance(contrast: Contrast) -> Table | None:
+    if not any(_known(row.acceptance_length) for row in contrast.differences):
         return None
+    columns: list[_Shown] = [
+        (Column("tokens per round"), lambda row: Cell(_both(row.acceptance_length, fixed))),
+        (Column("B - A"), lambda row: Cell(_signed(row.acceptance_length.difference, lambda x: f"{x:+.2f}"))),
+        (Column("accepted"), lambda row: Cell(_both(row.acceptance_rate, percent))),
+        (Column("B - A"), lambda row: Cell(_signed(row.acceptance_rate.difference, lambda x: f"{100 * x:+.1f}"))),
+    ]
+    return _table(contrast, "Acceptance, A -> B{}; the difference of shares in percentage points.", columns)
+
+
+_Shown = tuple[Column, Callable[[Difference], Cell]]
+"""A column, and what a row has in it."""
+_PROMPTS: _Shown = (Column("prompts"), lambda row: Cell(str(row.num_prompts)))
+_VERDICT: _Shown = (Column("verdict", "left"), lambda row: _verdict_cell(row))
+
+
+def _table(contrast: Contrast, caption: str, columns: Sequence[_Shown]) -> Table:
+    """One row for each difference; a draft length that all have in common stands in the caption (at ``{}``)."""
+    rows = contrast.differences
+    lengths = {_length(row) for row in rows}
+    name = _domain if len(lengths) == 1 else label
     return Table(
-        columns=(_label_column(), *_right("tokens per round", "B - A", "accepted", "accepted B - A")),
-        rows=tuple(
-            (
-                Cell(label(row)),
-                Cell(_both(row.acceptance_length, fixed)),
-                Cell(_signed(row.acceptance_length.difference, lambda value: f"{value:+.2f}")),
-                Cell(_both(row.acceptance_rate, percent)),
-                Cell(_signed(row.acceptance_rate.difference, lambda value: f"{100 * value:+.1f}")),
-            )
-            for row in rows
-        ),
-        caption="Acceptance, A -> B; the difference of shares in percentage points.",
+        columns=(Column("", "left"), *(column for column, _ in columns)),
+        rows=tuple((Cell(name(row)), *(cell(row) for _, cell in columns)) for row in rows),
+        caption=caption.format(f", {lengths.pop()}" if len(lengths) == 1 else ""),
     )
 
 
@@ -207,14 +213,6 @@ def _have_speedups(rows: Sequence[Difference]) -> bool:
 
 def _known(quantity: Quantity) -> bool:
     return quantity.before.value is not None or quantity.after.value is not None
-
-
-def _label_column() -> Column:
-    return Column("", "left")
-
-
-def _right(*names: str) -> tuple[Column, ...]:
-    return tuple(map(Column, names))
 
 
 def _mark(row: Difference) -> Mark:

@@ -181,13 +181,14 @@ class Sheet:
 
     def key(self, x: float, y: float, entries: Iterable[tuple[Stroke | Fill, str]], *, room: float = WIDTH) -> None:
         """What the marks mean, in rows that begin at x and take ``room``: each a sample of the mark and its name."""
-        start, gap, sample = x, 18.0, 26.0
+        start, gap = x, 20.0
         for look, label in entries:
+            sample = 16.0 if isinstance(look, Fill) else 28.0 if look.width else 12.0
             taken = sample + 6 + text_width(label, SMALL)
             if x > start and x + taken > start + room:
                 x, y = start, y + 16
             if isinstance(look, Fill):
-                self.box(x + sample - 16, y - 5, 16, 10, look)
+                self.box(x, y - 5, sample, 10, look)
             else:
                 self.line([x, x + sample / 2, x + sample], [y] * 3, dataclasses.replace(look, marker=""))
                 self.line([x + sample / 2], [y], dataclasses.replace(look, width=0.0))

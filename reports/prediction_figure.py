@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
@@ -94,17 +95,28 @@ def _paint_lengths(sheet: Sheet, points: Sequence[_Point], predictions: Sequence
     values = [1.0]
     keys: list[tuple[Stroke | Fill, str]] = [
         (_MEASURED, "measured, 95 % interval" if any(p.measured.ci for p in points) else "measured"),
-        (_PREDICTED, "predicted from that K's rounds"),
+        (_PREDICTED, "predicted from its rounds"),
     ]
     uniform = [(p.k, p.speedup_from_alpha) for p in predictions if p.speedup_from_alpha is not None]
     if len(predictions) > 1:
         _PLACE_BY_PLACE.plot(axes, [p.k for p in predictions], [p.speedup for p in predictions])
         values += [p.speedup for p in predictions]
+        best = max(predictions, key=lambda prediction: prediction.speedup)
+        axes.annotate(
+            times(best.speedup),
+            (best.k, best.speedup),
+            (0, -8),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=SMALL,
+            color=color("ink"),
+        )
         keys.append((_PLACE_BY_PLACE, "predicted, place by place"))
     if len(uniform) > 1:
         _ONE_ALPHA.plot(axes, *zip(*uniform, strict=True))
         values += [speedup for _, speedup in uniform]
-        keys.append((_ONE_ALPHA, "predicted, one alpha for all places"))
+        keys.append((_ONE_ALPHA, "predicted, one alpha"))
     for point in points:
         x, ci = place[point.k], point.measured.ci
         if ci:
@@ -120,6 +132,7 @@ def _paint_lengths(sheet: Sheet, points: Sequence[_Point], predictions: Sequence
     Stroke("ink", 1.2).plot(axes, [first - 0.5, last + 0.9], [1, 1])
     axes.set_xlim(first - 0.5, last + 0.9)
     axes.set_xticks(list(place.values()), labels=[f"K = {k}" if len(place) <= 10 else str(k) for k in place])
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x" if abs(value) < 100 else f"{value:.0f}x")
     axes.annotate("plain decoding", (1, 1), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                   ha="right", va="bottom", fontsize=SMALL, color=color("quiet"))  # fmt: skip
@@ -197,6 +210,7 @@ def _paint_scatter(sheet: Sheet, points: Sequence[_Point]) -> None:
     axes.set(xlim=(low, high), ylim=(low, high))
     axes.grid(visible=True, axis="x", color=color("rule"), linewidth=0.8)
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(lambda value, _: f"{value:g}x")
     studies = list(dict.fromkeys(point.study for point in points))
     for point in points:

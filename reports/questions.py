@@ -15,6 +15,7 @@ from specprof.reports import explain, figures
 from specprof.reports.by_study import each
 from specprof.reports.document import Block, Bullets, Cell, Column, Mark, Paragraph, Section, Table
 from specprof.reports.numbers import DASH, count, fixed, interval, megabytes, milliseconds, percent, rate, times
+from specprof.reports.rejections import rejections
 from specprof.reports.streams import streams
 from specprof.reports.tables import costs_by_k
 
@@ -271,11 +272,12 @@ def _cost_table(study: Study) -> Table | None:
     return Table(tuple(map(Column, columns)), rows, f"In one-token passes of the target, which take {step} ms.")
 
 
-def acceptance(studies: Sequence[Study]) -> Section:
-    return Section("acceptance", "Why are tokens rejected?", each(studies, _acceptance_of))
+def acceptance(studies: Sequence[Study], *, redact: bool) -> Section:
+    found = each(studies, lambda study, suffix: _acceptance_of(study, suffix, redact))
+    return Section("acceptance", "Why are tokens rejected?", found)
 
 
-def _acceptance_of(study: Study, suffix: str) -> Iterator[Block | None]:
+def _acceptance_of(study: Study, suffix: str, redact: bool) -> Iterator[Block | None]:
     counts = study.headline.acceptance if study.headline else None
     if counts is None:
         return
@@ -292,6 +294,8 @@ def _acceptance_of(study: Study, suffix: str) -> Iterator[Block | None]:
     )
     yield figures.acceptance_by_position(study, name=f"acceptance{suffix}")
     yield figures.accepted_per_round(study, name=f"accepted-per-round{suffix}")
+    if study.best_k is not None:
+        yield rejections(study.arm(study.best_k, baseline=False), redact=redact)
 
 
 def output(studies: Sequence[Study]) -> Section:

@@ -37,7 +37,7 @@ def report(
         questions.speed(studies, detailed),
         questions.time(detailed),
         questions.lengths(detailed),
-        questions.acceptance(detailed),
+        questions.acceptance(detailed, redact=redact),
         questions.output(detailed),
         questions.tokens(detailed, redact=redact),
         questions.device(detailed),

@@ -147,6 +147,8 @@ def _caption(rows: Sequence[_Row], one_length: bool) -> str:
         return f"{fit(row.name, 400)}{at}, {times(value)}{spread}"
 
     sentences = [f"Fastest is {worded(fastest)}; slowest is {worded(slowest)}."]
+    if len(measured) == 1:
+        sentences = [f"{worded(fastest)}."]
     doubtful = sum(entry.doubtful for *_, entry in measured)
     if doubtful:
         sentences.append(f"In {doubtful} of {count(len(measured), 'case')} the 95 % interval contains 1x.")

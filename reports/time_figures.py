@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.ticker import MaxNLocator
 
 from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
@@ -29,7 +30,7 @@ from specprof.reports.drawing import (
     text_width,
 )
 from specprof.reports.figure_data import PLAIN, compared, table
-from specprof.reports.numbers import DASH, fixed, milliseconds, percent, times
+from specprof.reports.numbers import DASH, fixed, milliseconds, percent
 
 MOST_POINTS = 300
 """Of a curve."""
@@ -159,18 +160,15 @@ def _quantile_table(panels: Sequence[_Panel]) -> Table:
 
 
 def _latency_caption(panels: Sequence[_Panel]) -> str:
-    sentences = []
+    parts = []
     for panel in panels:
-        medians = {curve.role: float(np.median(curve.seconds)) for curve in panel.curves}
-        worded = " against ".join(f"{milliseconds(medians[r])} ms" for r in ("sd", "ar") if r in medians)
-        sentences.append(f"{panel.title} takes {worded}")
-    both = any(len(panel.curves) > 1 for panel in panels)
-    beside = " of plain decoding" if both else ""
-    first, *others = sentences
-    text = f"Half of the time {first} or less{beside}"
-    if others:
-        text += f"; {', '.join(others)}"
-    return f"{text}. A round's time counts evenly for the tokens that it emits, all at one instant."
+        medians = {curve.role: milliseconds(float(np.median(curve.seconds))) for curve in panel.curves}
+        beside = f" ({PLAIN}: {medians['ar']} ms)" if len(medians) == 2 else ""
+        parts.append(f"{panel.title.split(' ', 1)[1]} takes {medians.get('sd', medians.get('ar'))} ms{beside}")
+    return (
+        f"The median {', the median '.join(parts)}. "
+        "A round's time counts evenly for the tokens that it emits, all at one instant."
+    )
 
 
 # Phases
@@ -212,7 +210,7 @@ def _total(arm: Arm) -> float | None:
 
 def _paint_bars(sheet: Sheet, bars: Sequence[_Bar], plain: float | None) -> None:
     left = max(text_width(label, NORMAL) for label, *_ in bars) + 14
-    room = WIDTH - left - 130
+    room = WIDTH - left - 150
     longest = max(total for *_, total in bars)
     sheet.key(left - 8, 9, [(PHASE_FILLS[phase], phase) for phase in PHASES])
     y = 36.0
@@ -225,16 +223,14 @@ def _paint_bars(sheet: Sheet, bars: Sequence[_Bar], plain: float | None) -> None
                 sheet.box(x, y, max(width - 1, 0.3), 22, PHASE_FILLS[phase])
                 _inside(sheet, x, y, width, 22, percent(part.share), phase)
             x += width
-        beside = f"{milliseconds(total)} ms"
+        sheet.text(left + room + 62, y + 11, f"{milliseconds(total)} ms", size=SMALL, align="right", bold=True)
         if plain is not None and label != PLAIN:
-            beside += f"  {total / plain:.2f} of plain"
-        sheet.text(x + 8, y + 11, beside, size=SMALL)
+            sheet.text(WIDTH, y + 11, f"{total / plain:.2f} of plain", size=SMALL, align="right")
         y += 30
     if plain is not None and len(bars) > 1:
         x = left + plain / longest * room
         sheet.line([x, x], [30, y - 2], _LEVEL)
-        sheet.text(x, y + 9, "as fast as plain decoding", role="quiet", size=SMALL,
-                   align="right" if x > WIDTH - 100 else "center")  # fmt: skip
+        sheet.text(x + 4, y + 8, "plain decoding", role="quiet", size=SMALL, align="right")
 
 
 def _inside(sheet: Sheet, x: float, y: float, width: float, height: float, text: str, phase: str) -> None:
@@ -267,7 +263,9 @@ def _time_caption(bars: Sequence[_Bar], plain: float | None, best: DraftLength |
     shares = {name: phase.share or 0.0 for name, phase in _phases(arm).items()}
     most = max(shares, key=lambda name: shares[name])
     beside = (
-        "" if plain is None or label == PLAIN else f", {times(total / plain)} the {milliseconds(plain)} ms of {PLAIN}"
+        ""
+        if plain is None or label == PLAIN
+        else f", {total / plain:.2f} times the {milliseconds(plain)} ms of {PLAIN}"
     )
     where = f"In {PLAIN}" if label == PLAIN else f"At {label}"
     return (
@@ -297,14 +295,14 @@ class _Cost:
 def cost_curve(study: Study, *, name: str = "cost") -> Figure | None:
     """What a round costs by the number of tokens it drafts, and how many it has to yield for that."""
     costs = _surveyed(study) or _measured(study.comparisons)
-    if len(costs) < 3 or costs[0].k:
-        return None
+    if len(costs) < 2 or (study.curve is None and len(costs) < 3):
+        return None  # of one K alone the phases per token say as much
     step = costs[0]
     return Figure(
         name=name,
         title="What a round costs",
         caption=_cost_caption(costs),
-        svg=draw(name, 316, lambda sheet: _paint_costs(sheet, costs)),
+        svg=draw(name, 322, lambda sheet: _paint_costs(sheet, costs)),
         table=table(
             ["K", "draft, ms", "verify, ms", "rest, ms", "round, ms", "verify, in passes", "tokens to break even",
              "tokens per round"],
@@ -352,38 +350,38 @@ def _measured(comparisons: Mapping[DraftLength, Comparison]) -> list[_Cost]:
 
 
 def _paint_costs(sheet: Sheet, costs: Sequence[_Cost]) -> None:
-    left, top, height = 44.0, 62.0, 190.0
-    width = WIDTH - left - 8
-    highest = max(cost.total for cost in costs)
+    left, top, height = 52.0, 58.0, 190.0
+    width, foot = WIDTH - left, top + height
+    scale = height / (1.02 * max(cost.total for cost in costs))  # pixels per second
     axes = sheet.axes(left, top, width, height)
-    axes.set(xlim=(0, 1), ylim=(0, highest * 1e3 * 1.02))
+    axes.set(xlim=(0, 1), ylim=(0, height / scale * 1e3))
     axes.set_xticks([])
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     named = {"verify": "verify", "draft": "draft", "overhead": "sampling and overhead"}
     keys = [(PHASE_FILLS[phase], label) for phase, label in named.items()]
-    sheet.key(left - 8, 9, [*keys, (_LEVEL, "one token's target pass")])
-    sheet.text(left - 8, 28, "ms per round; above each bar the tokens it has to yield to keep up with plain decoding",
-               role="quiet", size=SMALL)  # fmt: skip
+    sheet.key(left, 9, [*keys, (_LEVEL, "verifying one token, as plain decoding does")])
+    sheet.text(left, 32, "ms per round", role="quiet", size=SMALL)
     pitch = width / len(costs)
     wide = min(pitch * 0.72, 64.0)
-    scale = height / (highest * 1.02)
     for index, cost in enumerate(costs):
-        x, y = left + (index + 0.5) * pitch - wide / 2, top + height
+        middle, y = left + (index + 0.5) * pitch, foot
         for phase, seconds in (("verify", cost.verify), ("draft", cost.draft), ("overhead", cost.rest)):
             tall = seconds * scale
             y -= tall
             if tall >= 0.3:
-                sheet.box(x, y, wide, max(tall - 0.7, 0.3), PHASE_FILLS[phase])
-        above = fixed(cost.needed) if cost.k else "1"
-        sheet.text(x + wide / 2, y - 9, above, size=SMALL, align="center", bold=True)
-        sheet.text(x + wide / 2, top + height + 13, f"K = {cost.k}" if pitch >= 46 and cost.k else str(cost.k),
-                   role="quiet", size=SMALL, align="center")  # fmt: skip
-        if any(other.yielded is not None for other in costs):
-            sheet.text(x + wide / 2, top + height + 30, fixed(cost.yielded) if cost.k else "1", size=SMALL,
-                       align="center")  # fmt: skip
-    free = top + height - costs[0].verify * scale
-    sheet.line([left, left + width], [free, free], _LEVEL)
-    if any(cost.yielded is not None for cost in costs):
-        sheet.text(left - 8, top + height + 48, "below K: the tokens it yields", role="quiet", size=SMALL)
+                sheet.box(middle - wide / 2, y, wide, max(tall - 0.7, 0.3), PHASE_FILLS[phase])
+        sheet.text(middle, y - 9, milliseconds(cost.total), size=SMALL, align="center")
+        label = f"K = {cost.k}" if pitch >= 46 else str(cost.k)
+        sheet.text(middle, foot + 13, label if cost.k else "plain", role="quiet", size=SMALL, align="center")
+        pays = cost.yielded is not None and cost.needed is not None and cost.yielded > cost.needed
+        sheet.text(middle, foot + 32, fixed(cost.needed), size=SMALL, align="center")
+        sheet.text(middle, foot + 48, fixed(cost.yielded), size=SMALL, align="center", bold=pays)
+    level = foot - costs[0].verify * scale
+    sheet.line([left, left + width], [level, level], _LEVEL)
+    sheet.text(left - 8, foot + 32, "needs", role="quiet", size=SMALL, align="right")
+    sheet.text(left - 8, foot + 48, "yields", role="quiet", size=SMALL, align="right")
+    legend = "tokens per round: needed to keep up with plain decoding, and yielded (bold: more than needed)"
+    sheet.text(left, foot + 66, legend, role="quiet", size=SMALL)
 
 
 def _cost_caption(costs: Sequence[_Cost]) -> str:

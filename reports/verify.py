@@ -18,7 +18,8 @@ from specprof.profiling.verification import (
     LawVerification,
     Verification,
 )
-from specprof.reports.tables import DASH, plain
+from specprof.reports.numbers import DASH, count
+from specprof.reports.tables import plain
 
 SCHEMA = "specprof.verify/1"
 
@@ -204,7 +205,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _greedy(found: GreedyVerification) -> Iterator[str]:
-    texts = f"{found.num_texts} {'text' if found.num_texts == 1 else 'texts'}"
+    texts = count(found.num_texts, "text")
     over = f"{texts}, {found.num_tokens:,} tokens"
     if found.failures:
         failed = f"{len(found.failures)} of {texts} {'differs' if len(found.failures) == 1 else 'differ'}"

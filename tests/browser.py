@@ -26,10 +26,9 @@ def find() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def dump_dom(page: Path, *, width: int = 1280) -> tuple[str, list[str]]:
+def dump_dom(page: Path) -> tuple[str, list[str]]:
     """The document after scripts and loading had their time, and what the page's console said."""
-    log = ("--enable-logging=stderr", "--v=0")
-    done = _run("--dump-dom", "--virtual-time-budget=2000", f"--window-size={width},900", *log, page.as_uri())
+    done = _run("--dump-dom", "--virtual-time-budget=2000", "--enable-logging=stderr", "--v=0", page.as_uri())
     return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
