@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from specprof import __version__
+from specprof.commands.compare import compare
 from specprof.commands.explain import explain
 from specprof.commands.load import load
 from specprof.commands.prompts import prompts
@@ -39,6 +40,7 @@ app.command()(prompts)
 app.command()(sweep)
 app.command()(explain)
 app.command()(report)
+app.command()(compare)
 app.add_typer(results)
 
 

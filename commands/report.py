@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specprof.commands import narration, options
+from specprof.commands import narration, options, thresholds
 from specprof.commands.narration import LOG
 from specprof.commands.output import write_file
 from specprof.errors import UsageError
+from specprof.experiments.store import check_file_writable
 
 if TYPE_CHECKING:
+    from specprof.experiments.difference import Contrasts
     from specprof.experiments.study import Study
     from specprof.reports.document import Report
 
@@ -38,6 +40,14 @@ def report(
         typer.Option("--md", metavar="FILE", help="Write Markdown, and its figures beside it; - is stdout."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as one JSON document.")] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", metavar="A", help="What it was before: the report says what became of it."),
+    ] = None,
+    fail_if: thresholds.FailIf = None,
+    certain: thresholds.Certain = False,
+    each_domain: thresholds.EachDomain = False,
+    allow_machine_mismatch: thresholds.AllowMachineMismatch = False,
     title: Annotated[str | None, typer.Option("--title", help="Instead of what was measured.")] = None,
     max_size: Annotated[
         str, typer.Option("--max-size", metavar="SIZE", help="Thin the page out until it is no larger than this.")
@@ -58,31 +68,62 @@ def report(
     specprof run && specprof report
     specprof report 20261121-101500-7f3c --html r.html --md r.md
     specprof report --md - | gh pr comment --body-file -
+    specprof report new.jsonl --compare baseline.jsonl --fail-if 'speedup<0.97' --md r.md
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     max_bytes = _size(max_size)
+    wanted = thresholds.parse(fail_if or [])
+    if compare is None and (wanted or allow_machine_mismatch):
+        flag = "--fail-if" if wanted else "--allow-machine-mismatch"
+        raise UsageError(f"{flag} needs --compare", "name what it was before: --compare RUN")
+    thresholds.check_flags(certain=certain, each_domain=each_domain, anything_to_judge=bool(wanted))
+    for written in filter(None, (html, None if md in (None, "-") else Path(str(md)))):
+        check_file_writable(written)
     from specprof.commands.named import newest, studies_of
 
     studies = studies_of(names, results_dir) if names else newest(results_dir)
-    if as_json and html is None and md is None:
-        _print_json(studies)
-        return
-    if html is None and md is None:
+    found = None
+    if compare is not None:
+        from specprof.experiments.difference import contrasts
+
+        before = studies_of([compare], results_dir)
+        found = contrasts(before, studies, allow_machine_mismatch=allow_machine_mismatch)
+    if html is None and md is None and not as_json:
         name = _file_name(studies)
         html, md = results_dir / f"{name}.html", str(results_dir / f"{name}.md")
+    if html is not None or md is not None:
+        _write(studies, found, html, md, title=title, redact=redact_text, max_bytes=max_bytes)
+    verdicts = [] if found is None else thresholds.judged(wanted, found, certain=certain, each_domain=each_domain)
+    if as_json:
+        _print_json(studies, found, verdicts)
+    elif md != "-":
+        for path in filter(None, (html, md)):
+            print(path)
+    if found is not None:
+        thresholds.check(verdicts, found)
+
+
+def _write(
+    studies: Sequence[Study],
+    found: Contrasts | None,
+    html: Path | None,
+    md: str | None,
+    *,
+    title: str | None,
+    redact: bool,
+    max_bytes: int,
+) -> None:
+    from specprof.reports import difference
+    from specprof.reports.document import Section
     from specprof.reports.report import report as report_on
 
-    whole = report_on(studies, title=title, redact=redact_text)
+    compared = None if found is None else Section("compared", "What became of it", difference.blocks(found))
+    whole = report_on(studies, title=title, redact=redact, compared=compared)
     LOG.info("%s", whole.verdict)
     if html is not None:
         _write_html(whole, html, max_bytes)
     if md is not None:
         _write_markdown(whole, md)
-    if as_json:
-        _print_json(studies)
-    elif md != "-":
-        for path in filter(None, (html, md)):
-            print(path)
 
 
 def _size(text: str) -> int:
@@ -98,11 +139,15 @@ def _file_name(studies: Sequence[Study]) -> str:
     return re.sub(r"[^\w.-]+", "_", studies[0].name).lstrip(".") or "report"
 
 
-def _print_json(studies: Sequence[Study]) -> None:
+def _print_json(studies: Sequence[Study], found: Contrasts | None, verdicts: Sequence[thresholds.Judged]) -> None:
+    from specprof.reports import difference
     from specprof.reports.report import to_dict
     from specprof.reports.results import finite
 
-    print(json.dumps(finite(to_dict(studies)), indent=2))
+    document = to_dict(studies)
+    if found is not None:
+        document["compared"] = difference.to_dict(found) | {"thresholds": thresholds.to_dicts(verdicts)}
+    print(json.dumps(finite(document), indent=2))
 
 
 def _write_html(whole: Report, path: Path, max_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
@@ -13,7 +14,7 @@ from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
 from specprof.profiling.metrics import AcceptanceCounts
 from specprof.reports.document import Figure
-from specprof.reports.drawing import SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit, text_width
+from specprof.reports.drawing import BOLDER, SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit, text_width
 from specprof.reports.figure_data import ALL, TO, table
 from specprof.reports.numbers import DASH, count, fixed, percent
 
@@ -26,6 +27,8 @@ _ONCE_REACHED = Stroke("series1", 1.4, dashes=(4, 2), marker="s", size=5, face="
 _EVERYONE = Stroke("quiet", 1.2, dashes=(1, 2))
 _ROUNDS = Fill("heat6", edge="series0")
 _LAW = Stroke("ink", marker="D", size=4.5, face="ground")
+_WIDE = 180.0
+"""Panels wider than this have numbers in them."""
 _PANEL_HEIGHT, _PANEL_HEAD, _PANEL_FOOT = 132.0, 26.0, 26.0
 
 
@@ -47,10 +50,13 @@ def acceptance_by_position(study: Study, *, name: str = "acceptance") -> Figure 
         lows, highs = zip(*bounds, strict=True)
         axes.fill_between(own, lows, highs, color=color("series0"), alpha=0.2, linewidth=0)
         once_there = [math.nan if rate is None else rate for rate in counts.conditional_acceptance_rate]
-        _ONCE_REACHED.plot(axes, own, once_there, clip=False)
+        # At the first place the two are the same; from there on they part.
+        dataclasses.replace(_ONCE_REACHED, marker="").plot(axes, own, once_there, clip=False)
+        dataclasses.replace(_ONCE_REACHED, width=0.0).plot(axes, own[1:], once_there[1:], clip=False)
         _FROM_THE_START.plot(axes, own, rates, clip=False)
-        margins = _set_limits(axes, 1, longest, 34.0 if _width(len(panels)) > 180 else 10.0)
-        if margins > 20:
+        labelled = _width(len(panels)) > _WIDE
+        _set_limits(axes, 1, longest, 34.0 if labelled else 10.0)
+        if labelled:
             _beside(axes, len(rates), rates[-1], "left")
             if len(rates) > 1:
                 _beside(axes, 1, rates[0], "right")
@@ -135,9 +141,8 @@ def _panels(
         for index, (domain, counts) in enumerate(panels.items()):
             row, column = divmod(index, columns)
             left, y = _LEFT + column * (width + _GAP), _TOP + row * pitch
-            rounds = count(counts.num_spec_steps, "round")
-            room = width - text_width(rounds, SMALL) - 10
-            sheet.text(left, y + 8, fit(domain, room / 1.15), bold=True)
+            rounds = count(counts.num_spec_steps, "round") if width > _WIDE else ""
+            sheet.text(left, y + 8, fit(domain, (width - text_width(rounds, SMALL) - 10) / BOLDER), bold=True)
             sheet.text(left + width, y + 8, rounds, role="quiet", size=SMALL, align="right")
             axes = sheet.axes(left, y + _PANEL_HEAD, width, _PANEL_HEIGHT)
             paint(axes, counts)
@@ -164,18 +169,17 @@ def _number_places(axes: Axes, first: int, last: int, k: DraftLength) -> None:
     """Every place that there is room for, K among them."""
     low, high = axes.get_xlim()
     room = axes.bbox.width / (high - low)
-    step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128) if step * room >= 20 or step > last)
+    step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128) if step * room >= 15 or step > last)
     end = str(last) if k == "auto" else f"K = {last}"
     # What would touch the last label gives way to it.
     places = [place for place in range(first, last, step) if (last - place) * room >= 18 + 3 * (len(end) - 1)]
     axes.set_xticks([*places, last], labels=[*map(str, places), end])
 
 
-def _set_limits(axes: Axes, first: int, last: int, margin: float) -> float:
-    """So many pixels beside the outermost places; returns them."""
+def _set_limits(axes: Axes, first: int, last: int, margin: float) -> None:
+    """So many pixels beside the outermost places."""
     pitch = (axes.bbox.width - 2 * margin) / max(last - first, 1)
     axes.set_xlim(first - margin / pitch, last + margin / pitch)
-    return margin
 
 
 def _beside(axes: Axes, x: float, share: float, align: Literal["left", "right"]) -> None:
@@ -283,7 +287,7 @@ def _histogram_caption(whole: AcceptanceCounts) -> str:
         return f"{sentence}."
     measured, expected = _variance(shares), _variance(law)
     if measured > 1.1 * expected:
-        judgement = "rounds differ more than that, so there are places that are easy and places that are hard"
+        judgement = "rounds differ more than that, some places are easy, others hard"
     elif measured < 0.9 * expected:
         judgement = "rounds differ less than that"
     else:

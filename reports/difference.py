@@ -71,6 +71,8 @@ def sentence(contrast: Contrast) -> str:
     figures = f"({_WORDS[row.decisive](quantity)}, {_ratio(quantity.ratio)})"
     if row.verdict == "not distinguishable":
         return f"B and A can't be told apart on {where} {figures}."
+    if quantity.ratio.value == 1:
+        return f"B and A are equally fast on {where} {figures}."
     doubt = "" if row.verdict else "; one prompt has no interval to judge it by"
     # Where plain decoding changed too, speculation may gain less and yet be no slower.
     agreed = row.decisive != "speedup" or _rates_agree(contrast, row)

@@ -33,6 +33,8 @@ from specprof.reports.tables import plain
 WIDTH = 720
 SMALL, NORMAL = 10.0, 11.5
 """Font sizes."""
+BOLDER = 1.15
+"""Times as wide as :func:`text_width` says is bold text, at most."""
 
 _DOTS_PER_INCH = 72  # so that a point is a pixel
 _FONT = "DejaVu Sans"  # comes with matplotlib, and is as wide as any that a browser takes for sans-serif

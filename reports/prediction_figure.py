@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -14,8 +15,8 @@ from specprof.experiments.study import Study
 from specprof.profiling.comparison import Speedup
 from specprof.profiling.cost_model import Prediction
 from specprof.reports.document import Figure, Table
-from specprof.reports.drawing import SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit
-from specprof.reports.figure_data import labels, table
+from specprof.reports.drawing import SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit, text_width
+from specprof.reports.figure_data import PLAIN, labels, table
 from specprof.reports.numbers import DASH, fixed, interval, percent, times
 
 MOST_POINTS = 100
@@ -26,6 +27,7 @@ _MARKERS = "osD^vPX*"
 _MEASURED = Stroke("sd", marker="o", size=6.5)
 _PREDICTED = Stroke("ink", marker="D", size=11, face=None)
 _PLACE_BY_PLACE = Stroke("series0", 1.8, marker=".", size=8)
+_LEVEL = Stroke("ink", 1.2)
 _ONE_ALPHA = Stroke("series1", 1.4, dashes=(4, 2))
 
 
@@ -102,21 +104,14 @@ def _paint_lengths(sheet: Sheet, points: Sequence[_Point], predictions: Sequence
         _PLACE_BY_PLACE.plot(axes, [p.k for p in predictions], [p.speedup for p in predictions])
         values += [p.speedup for p in predictions]
         best = max(predictions, key=lambda prediction: prediction.speedup)
-        axes.annotate(
-            times(best.speedup),
-            (best.k, best.speedup),
-            (0, -8),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=SMALL,
-            color=color("ink"),
-        )
+        if all(point.k != best.k for point in points):
+            _label(axes, best.k, best.speedup, times(best.speedup), (0, -14), "center")
         keys.append((_PLACE_BY_PLACE, "predicted, place by place"))
     if len(uniform) > 1:
         _ONE_ALPHA.plot(axes, *zip(*uniform, strict=True))
         values += [speedup for _, speedup in uniform]
         keys.append((_ONE_ALPHA, "predicted, one alpha"))
+    keys.append((_LEVEL, PLAIN))
     for point in points:
         x, ci = place[point.k], point.measured.ci
         if ci:
@@ -124,24 +119,32 @@ def _paint_lengths(sheet: Sheet, points: Sequence[_Point], predictions: Sequence
         _PREDICTED.plot(axes, [x], [point.predicted])
         _MEASURED.plot(axes, [x], [point.value])
         values += [point.value, point.predicted, *(ci or ())]
-        _beside(axes, x, point.value, times(point.value), 10)
+        _label(axes, x, point.value, times(point.value), (10, 0), "left")
     low, high = min(values), max(values)
     margin = max(0.08 * (high - low), 0.04)
     axes.set_ylim(low - margin, high + margin)
     first, last = min(place.values()), max(place.values())
-    Stroke("ink", 1.2).plot(axes, [first - 0.5, last + 0.9], [1, 1])
+    _LEVEL.plot(axes, [first - 0.5, last + 0.9], [1, 1])
     axes.set_xlim(first - 0.5, last + 0.9)
     axes.set_xticks(list(place.values()), labels=[f"K = {k}" if len(place) <= 10 else str(k) for k in place])
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x" if abs(value) < 100 else f"{value:.0f}x")
-    axes.annotate("plain decoding", (1, 1), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                  ha="right", va="bottom", fontsize=SMALL, color=color("quiet"))  # fmt: skip
     sheet.key(left - 8, 9, keys, room=WIDTH - left)
 
 
-def _beside(axes: Axes, x: float, y: float, text: str, distance: float) -> None:
-    axes.annotate(text, (x, y), (distance, 0), textcoords="offset points", va="center", fontsize=SMALL,
-                  color=color("ink"))  # fmt: skip
+def _label(
+    axes: Axes, x: float, y: float, text: str, offset: tuple[float, float], align: Literal["left", "center"]
+) -> None:
+    axes.annotate(
+        text,
+        (x, y),
+        offset,
+        textcoords="offset points",
+        ha=align,
+        va="center",
+        fontsize=SMALL,
+        color=color("ink"),
+    )
 
 
 def _length_caption(points: Sequence[_Point], predictions: Sequence[Prediction]) -> str:
@@ -213,12 +216,17 @@ def _paint_scatter(sheet: Sheet, points: Sequence[_Point]) -> None:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(lambda value, _: f"{value:g}x")
     studies = list(dict.fromkeys(point.study for point in points))
+    labelled: list[tuple[float, float]] = []  # where two labels would touch, the table tells them apart
     for point in points:
         index = studies.index(point.study)
         if point.measured.ci:
             Stroke(f"series{index % 6}", 1.4).plot(axes, [point.predicted] * 2, point.measured.ci)
         _mark(index).plot(axes, [point.predicted], [point.value])
-        _beside(axes, point.predicted, point.value, str(point.k), 7)
+        spot = axes.transData.transform((point.predicted, point.value))
+        text = str(point.k)
+        if all(abs(spot[0] - x) > 8 + text_width(text, SMALL) or abs(spot[1] - y) > 11 for x, y in labelled):
+            _label(axes, point.predicted, point.value, text, (7, 0), "left")
+            labelled.append((float(spot[0]), float(spot[1])))
     sheet.text(left, 384, "predicted", role="quiet", size=SMALL)
     sheet.text(left - 44, 6, "measured", role="quiet", size=SMALL)
     x, room = left + side + 30, WIDTH - left - side - 30

@@ -11,7 +11,7 @@ from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
 from specprof.profiling.comparison import Speedup
 from specprof.reports.document import Cell, Figure, Mark, Table
-from specprof.reports.drawing import NORMAL, SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit, text_width
+from specprof.reports.drawing import BOLDER, NORMAL, SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit, text_width
 from specprof.reports.figure_data import ALL, TO, labels, lengths, table
 from specprof.reports.numbers import DASH, count, interval, times
 
@@ -23,6 +23,7 @@ _LABEL_ROOM = 170.0
 _HEADING, _GAP = 26.0, 2.0
 _BEST = Fill(edge="ink", edge_width=2)
 _DOUBTFUL = Fill(hatch="//////", hatch_role="quiet")
+_INTERVAL = "95 % interval"
 _CROSS = Stroke("rule", 0.8)
 
 
@@ -190,7 +191,7 @@ class _Heatmap:
         y = _HEADING
         for row, begins in _headings(self.rows):
             if begins:
-                sheet.text(0, y + 13, fit(row.study, WIDTH / 1.15), bold=True)
+                sheet.text(0, y + 13, fit(row.study, WIDTH / BOLDER), bold=True)
                 y += _HEADING
             sheet.text(self.left - 14, y + self.row_height / 2, fit(row.domain, _LABEL_ROOM), align="right",
                        bold=row.domain == ALL)  # fmt: skip
@@ -208,8 +209,8 @@ class _Heatmap:
             if entry.note in ("failed", "skipped"):
                 sheet.line([x, x + width], [y, y + height], _CROSS)
                 sheet.line([x, x + width], [y + height, y], _CROSS)
-            note = entry.note[:4] if entry.note and text_width(entry.note, SMALL) > width else entry.note
-            sheet.text(x + width / 2, y + height / 2, note or DASH, role="quiet", size=SMALL, align="center")
+            note = _short(entry.note or DASH, width)
+            sheet.text(x + width / 2, y + height / 2, note, role="quiet", size=SMALL, align="center")
             return
         sheet.box(x, y, width, height, Fill(f"heat{_step(entry.value)}"))
         if entry.doubtful:
@@ -230,7 +231,7 @@ class _Heatmap:
             low, high = entry.speedup.ci
             lines += [f"{low:.2f}{TO}", f"{high:.2f}"] if self.narrow else [f"{low:.2f}{TO}{high:.2f}"]
         if entry.note:
-            lines.append(entry.note[:4] if text_width(entry.note, SMALL) > self.width else entry.note)
+            lines.append(_short(entry.note, self.width - _GAP))
         return lines
 
     def _scale(self, sheet: Sheet, y: float) -> None:
@@ -246,6 +247,11 @@ class _Heatmap:
         sheet.key(start + 9 * width + 40, y + 6, entries)
 
 
+def _short(note: str, room: float) -> str:
+    shorter = {"failed": "fail", "skipped": "skip"}.get(note, note.replace(" of ", "/"))
+    return next((text for text in (note, shorter, "part") if text_width(text, SMALL) <= room), "!")
+
+
 def _step(value: float) -> int:
     """0..8; 4 is 1x, and four steps are a doubling."""
     return round(min(max(4 + _STEPS_PER_DOUBLING * math.log2(value), 0), 8)) if value > 0 else 0
@@ -259,7 +265,8 @@ class _Intervals:
     def __init__(self, rows: Sequence[_Row]) -> None:
         self.rows = rows
         self.left = _label_width(rows)
-        self.right = 140.0
+        self.texts = [_worded(row) for row in rows]
+        self.right = 18 + max(text_width(text, SMALL) for text in (*self.texts, _INTERVAL))
         headings = sum(begins for _, begins in _headings(rows))
         self.field = headings * _HEADING + len(rows) * self._ROW
         self.height = self.field + 40
@@ -279,30 +286,30 @@ class _Intervals:
         axes.set_yticks([])
         Stroke("ink", 1.2).plot(axes, [1, 1], [0, self.field])
         y = 0.0
-        for row, begins in _headings(self.rows):
+        for (row, begins), text in zip(_headings(self.rows), self.texts, strict=True):
             if begins:
-                sheet.text(0, y + 14, fit(row.study, WIDTH / 1.15), bold=True)
+                sheet.text(0, y + 14, fit(row.study, WIDTH / BOLDER), bold=True)
                 y += _HEADING
             middle = y + self._ROW / 2
             sheet.text(self.left - 14, middle, fit(row.domain, _LABEL_ROOM), align="right", bold=row.domain == ALL)
-            shown = next((e for e in row.entries.values() if e.value is not None), None)
-            note = next((e.note for e in row.entries.values() if e.note), "")
-            sheet.text(WIDTH - self.right + 14, middle, _worded(shown, note), size=SMALL)
-            if shown is not None and shown.speedup is not None:
-                role = {"faster": "good", "slower": "bad", None: "ink"}.get(shown.speedup.verdict, "doubt")
-                Stroke(role, 2).plot(axes, _ends(shown), [middle] * 2)
-                face = "ground" if shown.doubtful else ""
-                Stroke(role, marker="o", size=8, face=face).plot(axes, [shown.value or 0.0], [middle])
+            sheet.text(WIDTH - self.right + 14, middle, text, size=SMALL)
+            for entry in row.entries.values():
+                if entry.value is not None and entry.speedup is not None:
+                    role = {"faster": "good", "slower": "bad", None: "ink"}.get(entry.speedup.verdict, "doubt")
+                    Stroke(role, 2).plot(axes, _ends(entry), [middle] * 2)
+                    face = "ground" if entry.doubtful else ""
+                    Stroke(role, marker="o", size=8, face=face).plot(axes, [entry.value], [middle])
             y += self._ROW
-        sheet.text(WIDTH - self.right + 14, self.field + 11, "95 % interval", role="quiet", size=SMALL)
+        sheet.text(WIDTH - self.right + 14, self.field + 11, _INTERVAL, role="quiet", size=SMALL)
 
 
-def _worded(entry: _Entry | None, note: str) -> str:
+def _worded(row: _Row) -> str:
+    entry = next((entry for entry in row.entries.values() if entry.value is not None), None)
+    note = next((entry.note for entry in row.entries.values() if entry.note), "")
     if entry is None or entry.speedup is None:
         return note or DASH
-    return " ".join(
-        filter(None, (times(entry.value), interval(entry.speedup) if entry.speedup.ci else "", note and f"({note})"))
-    )
+    spread = interval(entry.speedup) if entry.speedup.ci else ""
+    return " ".join(filter(None, (times(entry.value), spread, note and f"({note})")))
 
 
 def _ends(entry: _Entry) -> tuple[float, float]:
@@ -312,7 +319,8 @@ def _ends(entry: _Entry) -> tuple[float, float]:
 
 def _ticks(low: float, high: float, most: float) -> list[float]:
     """Round numbers between two, 1 among them, no more than fit on a logarithmic axis."""
-    for step in (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0):
+    steps = (step for step in (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0) if high / step < 100)
+    for step in steps:
         ticks = sorted({1.0, *(index * step for index in range(math.ceil(low / step), int(high / step) + 1))})
         closest = min((math.log(b / a) for a, b in itertools.pairwise(ticks)), default=math.inf)
         if closest >= math.log(high / low) / most:

@@ -27,7 +27,7 @@ NAMES = {
     "unjudged": "draft tokens unjudged",
     "bonus": "bonus from the draft",
     "sharpness": "temperature",
-    "acceptance": "accepted unjudged",
+    "acceptance": "acceptance",
     "ranks": "ranks",
     "impossible": "impossible tokens",
     "rounding": "rounding",
@@ -95,15 +95,13 @@ def _law(found: LawVerification) -> Iterator[str]:
 
 
 def _power(arm: ArmLaw, temperature: float) -> Iterator[str]:
-    share = arm.detectable("unjudged", "acceptance")
+    share, change = arm.detectable("unjudged", "acceptance"), arm.detectable("sharpness")
+    would = f"would have been found with {_percent(POWER)} probability"
     if share is not None:
-        yield (
-            f"A sampler that let {_percent(share)} of the draft's tokens through unjudged would have been found with "
-            f"{_percent(POWER)} probability."
-        )
-    change = arm.detectable("sharpness")
+        yield f"A sampler that let {_percent(share)} of the draft's tokens through unjudged {would}."
     if change is not None and change < 1:
-        yield f"So would a temperature of {temperature / (1 + change):.3g} or {temperature / (1 - change):.3g}."
+        temperatures = f"a temperature of {_temperature(temperature, change)} or {_temperature(temperature, -change)}"
+        yield f"A{temperatures[1:]} {would}." if share is None else f"So would {temperatures}."
 
 
 def _looks_like(arm: ArmLaw, name: str, temperature: float) -> Iterator[str]:
@@ -133,7 +131,7 @@ def _tests(found: LawVerification) -> Table:
     table.add_column("", no_wrap=True)
     for heading in ("tokens", "z", "p", "estimate"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(f"would be found ({_percent(POWER)})", justify="right")
+    table.add_column("would find", justify="right", no_wrap=True)
     for arm in (found.speculative, found.control):
         if arm is found.control:
             table.add_row()

@@ -60,6 +60,8 @@ def test_help_and_version_answer() -> None:
         "specprof.profiling.metrics",
         "specprof.profiling.statistics",
         "specprof.profiling.cost_model",
+        "specprof.profiling.energy",
+        "specprof.profiling.host_profile",
         "specprof.models.registry",
         "specprof.models.int4",
         "specprof.models.ollama",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from specprof.profiling.statistics import (
     drift,
     median,
     modified_z_outliers,
+    paired_bootstrap,
     paired_bootstrap_ratio,
     percentile,
     ratio_of_rates,
@@ -123,6 +125,57 @@ def test_bootstrap_covers_the_truth() -> None:
         covered += interval[0] <= 1.3 <= interval[1]
     # 95 % nominal; four binomial standard deviations below a true 92 % is 0.84
     assert 0.85 <= covered / trials <= 0.995
+
+
+def test_bootstrap_of_sums_agrees_with_scipy() -> None:
+    """The ratio of two speedups and the difference of two mean lengths, from eight columns."""
+    generator = np.random.default_rng(8)
+    columns = [*(generator.gamma(30.0, 1.0, 25) for _ in range(4)), *(generator.integers(5, 40, 25) for _ in range(4))]
+
+    def statistics(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        a, b, c, d, e, f, g, h = sums
+        return np.stack([(a / b) / (c / d), e / f - g / h])
+
+    for statistic, ours in enumerate(paired_bootstrap(columns, statistics, resamples=20_000)):
+        theirs = stats.bootstrap(
+            columns,
+            lambda *drawn, axis, which=statistic: statistics(np.stack([column.sum(axis) for column in drawn]))[which],
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            n_resamples=20_000,
+            rng=np.random.default_rng(1),
+        ).confidence_interval
+        assert ours is not None
+        width = theirs.high - theirs.low
+        assert ours == pytest.approx((theirs.low, theirs.high), abs=0.04 * width)
+
+
+def test_a_ratio_is_a_statistic_of_sums() -> None:
+    generator = np.random.default_rng(2)
+    slow, fast = generator.gamma(9.0, 1.0, 30), generator.gamma(9.0, 1.0, 30)
+    (interval,) = paired_bootstrap([slow, fast], lambda sums: np.stack([sums[0] / sums[1]]))
+    assert interval == paired_bootstrap_ratio(slow, fast)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 12, 33, 150])
+def test_equal_columns_have_equal_sums_in_every_resample(n: int) -> None:
+    column = np.random.default_rng(n).lognormal(0, 1, n)
+    others = list(np.random.default_rng(0).random((5, n)))
+    both = paired_bootstrap([column, *others, column.copy()], lambda sums: np.stack([sums[-1] / sums[0]]))
+    assert both == ((1.0, 1.0),)
+
+
+def test_a_statistic_that_a_resample_leaves_undefined_has_no_interval() -> None:
+    rare, common = [0.0, 0.0, 5.0], [1.0, 2.0, 3.0]  # one resample in four or so is without the third row
+    over_rare, over_common, unknown = paired_bootstrap(
+        [rare, common], lambda sums: np.stack([sums[1] / sums[0], sums[0] / sums[1], np.nan * sums[0]])
+    )
+    assert over_rare is None and unknown is None
+    assert over_common is not None and over_common[0] == 0 and over_common[1] <= 5 / 3
+    assert paired_bootstrap([[1.0], [2.0]], lambda sums: np.stack([sums[0], sums[1]])) == (None, None)
+    with pytest.raises(ValueError):
+        paired_bootstrap([[1.0, 2.0], [1.0]], lambda sums: sums)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.energy import EnergyMeter
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import AcceptanceCounts
+
+LOG = logging.getLogger("specprof")
 
 WARMUP_TOKENS = 32
 MASS_TOKENS = 256
@@ -147,10 +150,14 @@ def decode_once(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt])
 
 
 def energy_meter(*models: ModelWrapper | None) -> EnergyMeter | None:
-    """Of the devices that models are on; None where no counter can be read."""
-    devices = {wrapper.device for wrapper in models if wrapper is not None}
-    gpus = [str(torch.cuda.get_device_properties(device).uuid) for device in devices if device.type == "cuda"]
-    return EnergyMeter.find(gpus)
+    """Of all devices that models are on; None where no counter can be read."""
+    parameters = (p for wrapper in models if wrapper is not None for p in wrapper.model.parameters())
+    devices = {parameter.device for parameter in parameters if parameter.device.type == "cuda"}
+    found = EnergyMeter.meter_or_reason([str(torch.cuda.get_device_properties(device).uuid) for device in devices])
+    if isinstance(found, str):
+        LOG.debug("no energy is measured: %s", found)
+        return None
+    return found
 
 
 @torch.inference_mode()

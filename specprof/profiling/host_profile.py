@@ -35,6 +35,8 @@ _POLL_SECONDS = 0.02
 _REFUSED = re.compile(r"permission denied|operation not permitted|os error (1|13)\b", re.IGNORECASE)
 _COUNTED = re.compile(r"Samples: (\d+) Errors: (\d+)")
 
+_LOOK_FOR_YOURSELF = "pip install --upgrade py-spy, or run `py-spy record --pid PID` on a long run to see more"
+
 _PR_SET_PTRACER = 0x59616D61
 _ANYBODY = -1
 _NOBODY = 0
@@ -106,8 +108,9 @@ def host_profile(
         yield profile
         return
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        watcher = _attach(profile, [program, *arguments], said, native, root)
+        watcher = None
         try:
+            watcher = _attach(profile, [program, *arguments], said, native, root)
             yield profile
         finally:
             if watcher is not None:
@@ -146,9 +149,6 @@ def _attach(
             profile.note = f"no native frames: {_why_not_native(failure, refused)}"
     profile.note = None
     return None
-
-
-_LOOK_FOR_YOURSELF = "pip install --upgrade py-spy, or run `py-spy record --pid PID` on a long run to see more"
 
 
 def _why_not_native(failure: str, refused: bool) -> str:
