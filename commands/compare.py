@@ -54,7 +54,7 @@ def compare(
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)
     wanted = thresholds.parse(fail_if or [])
-    _check_flags(certain=certain, each_domain=each_domain, anything_to_judge=bool(wanted))
+    thresholds.check_flags(certain=certain, each_domain=each_domain, anything_to_judge=bool(wanted))
     from specprof.experiments.store import check_file_writable
 
     if output is not None:
@@ -90,11 +90,3 @@ def compare(
     thresholds.check(verdicts, found)
     if verdicts:
         LOG.info("no threshold is crossed: %s", ", ".join(map(str, wanted)))
-
-
-def _check_flags(*, certain: bool, each_domain: bool, anything_to_judge: bool) -> None:
-    from specprof.errors import UsageError
-
-    for given, flag in ((certain, "--certain"), (each_domain, "--each-domain")):
-        if given and not anything_to_judge:
-            raise UsageError(f"{flag} needs --fail-if", "for example --fail-if 'speedup<0.97'")

@@ -121,6 +121,17 @@ def parse(expressions: Sequence[str]) -> tuple[Threshold, ...]:
     return tuple(map(_parsed, expressions))
 
 
+def check_flags(*, certain: bool, each_domain: bool, anything_to_judge: bool) -> None:
+    """Refuse flags that say how to judge where nothing is judged.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for given, flag in ((certain, "--certain"), (each_domain, "--each-domain")):
+        if given and not anything_to_judge:
+            raise UsageError(f"{flag} needs --fail-if", "for example --fail-if 'speedup<0.97'")
+
+
 def judged(
     thresholds: Sequence[Threshold], found: Contrasts, *, certain: bool = False, each_domain: bool = False
 ) -> list[Judged]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from matplotlib.axes import Axes
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from specprof.experiments.matrix import DraftLength
@@ -94,8 +96,9 @@ def accepted_per_round(study: Study, *, name: str = "accepted-per-round") -> Fig
 
     def paint_panel(axes: Axes, counts: AcceptanceCounts) -> None:
         shares, law = _shares(counts), _geometric(counts)
+        bars = Path.make_compound_path(*(_bar(accepted, share) for accepted, share in enumerate(shares)))
         for look in _ROUNDS.looks():
-            axes.bar(range(len(shares)), shares, width=0.78, **look)
+            axes.add_patch(PathPatch(bars, **look))
         if law is not None:
             _LAW.plot(axes, range(len(law)), law, clip=False)
         _set_limits(axes, 0, longest, 0.5 * _width(len(panels)) / (longest + 1))
@@ -170,7 +173,7 @@ def _number_places(axes: Axes, first: int, last: int, k: DraftLength) -> None:
     low, high = axes.get_xlim()
     room = axes.bbox.width / (high - low)
     step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128) if step * room >= 15 or step > last)
-    end = str(last) if k == "auto" else f"K = {last}"
+    end = f"K = {last}" if k != "auto" and axes.bbox.width > _WIDE else str(last)
     # What would touch the last label gives way to it.
     places = [place for place in range(first, last, step) if (last - place) * room >= 18 + 3 * (len(end) - 1)]
     axes.set_xticks([*places, last], labels=[*map(str, places), end])
@@ -227,6 +230,10 @@ def _wilson(successes: float, trials: int) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def _bar(x: float, height: float) -> Path:
+    return Path([(x - 0.39, 0), (x - 0.39, height), (x + 0.39, height), (x + 0.39, 0), (x - 0.39, 0)], closed=True)
 
 
 def _shares(counts: AcceptanceCounts) -> list[float]:

@@ -63,7 +63,8 @@ def sentence(contrast: Contrast) -> str:
     """Faster or slower, by how much, how sure."""
     row = contrast.headline
     if row is None or row.quantity(row.decisive).ratio.value is None:
-        return "A and B have no speed in common to be compared."
+        reason = next((row.reason for row in contrast.differences if row.reason is not None), None)
+        return f"A and B have no speed in common to be compared{'' if reason is None else f' ({reason})'}."
     quantity = row.quantity(row.decisive)
     prompts = count(row.num_prompts, "prompt")
     several = len({other.k for other in contrast.differences}) > 1

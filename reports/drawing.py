@@ -315,11 +315,12 @@ def _shortened(key: str, value: str) -> str:
     if key != "style":
         return value
     declarations = [tuple(map(str.strip, part.split(":", 1))) for part in value.split(";") if ":" in part]
-    return ";".join(
+    style = ";".join(
         f"{prop}:{_without_family(setting) if prop == 'font' else setting}"
         for prop, setting in declarations
         if prop != "font-family"
     )
+    return style.replace("fill-opacity:0;", "fill:none;")  # of hollow markers, else black
 
 
 def _two_decimals(number: re.Match[str]) -> str:
@@ -357,6 +358,11 @@ def _unwrapped(element: ElementTree.Element) -> list[ElementTree.Element]:
     if element.tag in ("metadata", "style"):
         return []
     children = [part for child in list(element) for part in _unwrapped(child)]
+    styles = {child.get("style") for child in children} if len(children) > 2 else set()
+    if element.tag == "g" and len(styles) == 1 and {child.tag for child in children} == {"use"}:
+        # The markers of a line: their look stands once.
+        for child in children:
+            element.set("style", child.attrib.pop("style"))
     if element.tag == "g" and not element.attrib:
         return children
     if element.tag == "defs" and not children:

@@ -68,15 +68,20 @@ _SHOWN_SETTINGS = {
 
 def _settings(study: Study, suffix: str) -> Iterator[Block]:
     config = study.config
-    rows = [(label, str(config[key])) for key, label in _SHOWN_SETTINGS.items() if config.get(key) is not None]
+    rows = [(label, _setting(config[key])) for key, label in _SHOWN_SETTINGS.items() if config.get(key) is not None]
     for role in ("target", "draft"):
         model = study.models.get(role)
         if isinstance(model, dict):
             size = model.get("parameters")
-            parameters = f"{size:,} parameters, " if isinstance(size, int) else ""
-            rows.append((role, f"{model.get('model')}: {parameters}{model.get('dtype')} on {model.get('device')}"))
+            facts = [f"{size:,} parameters" if isinstance(size, int) else None, model.get("dtype"), model.get("device")]
+            known = ", ".join(str(fact) for fact in facts if fact is not None)
+            rows.append((role, f"{model.get('model', DASH)}{f': {known}' if known else ''}"))
     if rows:
         yield Table((Column("setting", "left"), Column("", "left")), tuple((Cell(a), Cell(b)) for a, b in rows))
+
+
+def _setting(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 _MACHINE = (

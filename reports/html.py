@@ -90,14 +90,14 @@ def _marks(table: Table) -> list[tuple[str, str]]:
     return [sign for mark, sign in CELL_SIGNS.items() if mark in used]
 
 
-def _token(text: str) -> Markup:
-    """A token's text with what can't be seen in it shown."""
-    if not text:
+def _token(piece: Piece) -> Markup:
+    """A token's text with what can't be seen in it shown. Only a token that was kept begins a new line."""
+    if not piece.text:
         return _mark(EMPTY)
     parts = []
-    for character in text:
+    for character in piece.text:
         if character == "\n":
-            parts.append(_mark(NEWLINE) + Markup("<br>"))
+            parts.append(_mark(NEWLINE) + Markup("" if piece.kind == "rejected" else "<br>"))
         elif character == "\t":
             parts.append(_mark(TAB) + "\t")
         else:

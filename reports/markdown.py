@@ -58,14 +58,14 @@ def _line(text: str) -> str:
 
 
 def _not_a_block(line: str) -> str:
-    """A line that begins no list."""
-    return re.sub(r"^(\d{0,9})([-+=.)])", r"\1\\\2", line)
+    """A line that begins no list and no quotation."""
+    return re.sub(r"^(\d{0,9})([-+=.)>])", r"\1\\\2", line)
 
 
 def _inert(text: str) -> str:
     """Text as part of a line that begins with something else."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"[\\`*\[\]~|#$]|!(?=\[)", r"\\\g<0>", text)
+    text = re.sub(r"&(?=[#\w])", "&amp;", text)
+    text = re.sub(r"[\\`*\[\]~|#$<]|!(?=\[)", r"\\\g<0>", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it means nothing
     return re.sub(_FOUND_LATER, rf"\g<0>{_JOINER}", text)
 

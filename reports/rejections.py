@@ -11,6 +11,8 @@ from specprof.reports.document import Cell, Column, Table
 from specprof.reports.numbers import DASH, fixed, percent
 
 SHOWN = 8
+LONGEST = 60
+"""Characters of a token's text: some are whole lines of spaces or dashes."""
 
 
 def rejections(results: Sequence[GenerationResult], *, redact: bool = False) -> Table | None:
@@ -35,7 +37,7 @@ def rejections(results: Sequence[GenerationResult], *, redact: bool = False) -> 
     total = sum(map(len, found.values()))
     # Of two equally frequent ones the first by id: the same file gives the same page.
     frequent = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:SHOWN]
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             Cell(_quoted(texts, drafted)),
             Cell(_quoted(texts, emitted)),
@@ -45,7 +47,7 @@ def rejections(results: Sequence[GenerationResult], *, redact: bool = False) -> 
         )
         for (drafted, emitted), seen in frequent
     )
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("rejected", "left"), Column("instead", "left"), Column("times"), Column("of all rejections"),
         Column("draft's probability of the rejected"), Column("target's"),
     )  # fmt: skip
@@ -56,7 +58,9 @@ def rejections(results: Sequence[GenerationResult], *, redact: bool = False) -> 
 
 def _quoted(texts: dict[str, str], token: int) -> str:
     text = texts.get(str(token))
-    return f"[{token}]" if text is None else repr(text)
+    if text is None:
+        return f"[{token}]"
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
 
 def _mean(values: Sequence[float]) -> float | None:

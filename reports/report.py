@@ -10,6 +10,7 @@ from specprof.experiments.study import Study
 from specprof.reports import explain, grounds, questions, verdict
 from specprof.reports.definitions import DEFINITIONS
 from specprof.reports.document import Report, Section
+from specprof.reports.results import finite
 
 SCHEMA = "specprof.report/1"
 MOST_DETAILED = 6
@@ -52,7 +53,7 @@ def report(
         verdict=verdict.verdict(studies),
         warnings=(*_left_out(studies), *verdict.warnings(studies)),
         sections=tuple(section for section in sections if section.blocks),
-        summary=to_dict(studies),
+        summary=finite(to_dict(studies)),
     )
 
 

@@ -40,9 +40,11 @@ def _verdict(study: Study) -> str:
     if comparison is None:
         return "Nothing was measured."
     speedup = comparison.speedup_decode
-    if speedup is None or speedup.value is None:
+    if speedup is None:
         arm = comparison.speculative or comparison.baseline
         return f"No speedup: only {arm.decoder} was measured." if arm else "No speedup: nothing was measured."
+    if speedup.value is None:
+        return "No speedup: no text has more than one token."
     how = _WORDS.get(speedup.verdict or "", "has no verdict from one prompt")
     certain = f" {interval(speedup)}" if speedup.ci else ""
     which = f"K = {study.best_k}" + (", the best measured," if len(study.comparisons) > 1 else "")
@@ -88,7 +90,8 @@ def _setting(study: Study) -> str:
     gpu = study.machine.get("gpu")
     name = gpu.get("name") if isinstance(gpu, dict) else None
     hardware = study.machine.get("cpu") if target.get("device") == "cpu" else name
-    return f"{target['model']} on {target.get('device')}{f' ({hardware})' if hardware else ''}, {target.get('dtype')}"
+    where = f" on {target['device']}{f' ({hardware})' if hardware else ''}" if "device" in target else ""
+    return ", ".join(filter(None, (f"{target['model']}{where}", str(target.get("dtype") or ""))))
 
 
 def warnings(studies: Sequence[Study]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ SCHEMA = "specprof.verify/1"
 
 NAMES = {
     "unjudged": "draft tokens unjudged",
+    "corrected": "corrected tokens",
     "bonus": "bonus from the draft",
     "sharpness": "temperature",
     "acceptance": "acceptance",
@@ -117,6 +118,8 @@ def _looks_like(arm: ArmLaw, name: str, temperature: float) -> Iterator[str]:
         size = _size(check, temperature)
         yield {
             "unjudged": f"It looks as if {size} of the draft's tokens were let through unjudged (p {_p(check.p)}).",
+            "corrected": f"It looks as if {size} of the corrected tokens came from the target's law instead of the "
+            f"residual (p {_p(check.p)}).",
             "bonus": f"It looks as if {size} of the bonus tokens came from the draft (p {_p(check.p)}).",
             "sharpness": f"It looks like a temperature of {size} (p {_p(check.p)}).",
             "acceptance": f"It looks as if {size} of the draft tokens that are to be rejected were accepted "

@@ -11,6 +11,7 @@ import pytest
 
 import sample_store
 from command_line import QUICK, Outcome, command, isolate, ok
+from specprof.experiments.records import Record
 from specprof.profiling import events
 from specprof.profiling.events import Event, Prefilled, PromptEnded, RunEnded, RunStarted
 from specprof.profiling.metrics import GenerationResult
@@ -143,7 +144,10 @@ def test_text_from_files_is_inert(baseline: str) -> None:
 
 def test_two_sweeps_of_which_one_failed(tmp_path: Path) -> None:
     more = sample_store.config(8)
-    done = [sample_store.cell(more), *(sample_store.generation(9 + prompt, more, prompt) for prompt in range(2))]
+    done: list[Record] = [
+        sample_store.cell(more),
+        *(sample_store.generation(9 + prompt, more, prompt) for prompt in range(2)),
+    ]
     sample_store.write(Path("monday"), [*sample_store.story(), *done])
     sample_store.write(Path("tuesday"), [*sample_store.story(), sample_store.cell(more), sample_store.failure(9, more)])
     assert ok("compare", "monday", "monday", "--fail-if", "speedup<1").code == 0

@@ -17,6 +17,7 @@ from specprof.experiments.difference import (
     QUANTITIES,
     Contrast,
     Difference,
+    Estimate,
     changes,
     contrast,
     contrasts,
@@ -131,9 +132,9 @@ def test_by_hand() -> None:
     assert row.sd_tokens_per_second.before.value == pytest.approx(125)
     assert row.sd_tokens_per_second.after.value == pytest.approx(62.5)
     assert row.ar_tokens_per_second.before.value == pytest.approx(1 / 0.012)
-    assert row.ar_tokens_per_second.ratio.value == 1 and row.ar_tokens_per_second.ratio.ci == (1, 1)
+    assert row.ar_tokens_per_second.ratio == Estimate(1, (1, 1))
     assert (row.acceptance_length.before.value, row.acceptance_length.after.value) == (2, 1.5)
-    assert row.acceptance_length.difference.value == -0.5 and row.acceptance_length.difference.ci == (-0.5, -0.5)
+    assert row.acceptance_length.difference == Estimate(-0.5, (-0.5, -0.5))
     assert (row.acceptance_rate.before.value, row.acceptance_rate.after.value) == (0.5, 0.25)
     assert row.verdict == "slower"
 
@@ -540,3 +541,17 @@ def test_text_from_files_is_inert_on_the_terminal() -> None:
 def test_sampled_texts_are_compared_as_well() -> None:
     row = only(differences(study([ar("a"), sd("a")], temperature=0.8), study([ar("a"), sd("a")], temperature=0.8)))
     assert row.speedup.ratio.value == 1
+
+
+def test_a_pair_that_failed_altogether_is_no_silence() -> None:
+    failed = (Missing("code", 2, 0, 6, None), Missing("code", 0, 0, 6, None))
+    after = study({}, missing=failed, machine={}, machine_class="", pair="gpt2")
+    found = contrasts([study(several(2)), study(several(2), pair="gpt2")], [after, study(several(2))])
+    good, bad = found.contrasts
+    assert only(good.differences).num_prompts == 2 and good.after.pair == "tiny_dev"
+    assert only(bad.differences).reason == "B: 0 of 6 generations" and bad.headline is None
+    assert report.sentence(bad) == "A and B have no speed in common to be compared (B: 0 of 6 generations)."
+    assert not any("Left out" in warning for warning in bad.warnings)
+    assert report.sentence(bad) in to_text(report.render(found), width=100, color=False)
+    with pytest.raises(UsageError, match="A has no finished generations"):
+        contrast(after, study(several(2), pair="gpt2"))

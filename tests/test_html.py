@@ -233,6 +233,13 @@ def test_what_cannot_be_seen_in_a_token_is_shown() -> None:
     ]  # fmt: skip
 
 
+def test_only_a_kept_newline_begins_a_line() -> None:
+    stream = TokenStream("t", ((Piece("a\n", "rejected"), Piece("b\n", "corrected")),))
+    page = Page(html.render(dataclasses.replace(sample(), sections=(Section("s", "S", (stream,)),))))
+    assert [tag for tag, _ in page.elements].count("br") == 1
+    assert sum(text == "\u23ce" for _, text in page.texts) == 2
+
+
 def test_the_summary_is_json_that_cannot_end_its_element() -> None:
     summary = {"text": "</script><!--<script>&\u2028\udc80", "number": 1.5, "missing": None}
     page = Page(html.render(dataclasses.replace(sample(), summary=summary)))

@@ -130,7 +130,8 @@ def test_bootstrap_covers_the_truth() -> None:
 def test_bootstrap_of_sums_agrees_with_scipy() -> None:
     """The ratio of two speedups and the difference of two mean lengths, from eight columns."""
     generator = np.random.default_rng(8)
-    columns = [*(generator.gamma(30.0, 1.0, 25) for _ in range(4)), *(generator.integers(5, 40, 25) for _ in range(4))]
+    columns = [generator.gamma(30.0, 1.0, 25) for _ in range(4)]
+    columns += [generator.integers(5, 40, 25).astype(float) for _ in range(4)]
 
     def statistics(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         a, b, c, d, e, f, g, h = sums

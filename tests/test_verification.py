@@ -17,9 +17,10 @@ from specprof.data.prompts import Prompt
 from specprof.decoding import judge
 from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.drafters import Draft, Drafter, DraftModel, LayerSkip, NGramLookup, RandomTokens
-from specprof.decoding.rejection import count_accepted, next_token_probs, residual
-from specprof.decoding.sampling import probabilities
+from specprof.decoding.rejection import count_accepted, next_token_probs
+from specprof.decoding.sampling import Sampling, probabilities
 from specprof.decoding.speculative import SpeculativeDecoder
+from specprof.experiments import token_laws, verification
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
 from specprof.experiments.run import EncodedPrompt
@@ -28,9 +29,11 @@ from specprof.models.registry import get_pair
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.verification import ArmLaw, Check, GreedyVerification, LawVerification
 from specprof.reports import verify as report
+from specprof.reports.tables import to_text
 from tiny_models import tiny_gpt2
 
 VOCAB = 24
+ALL = ["unjudged", "corrected", "bonus", "sharpness", "acceptance", "ranks"]
 PROMPTS = [EncodedPrompt(Prompt(f"p{i}", "custom", "-"), (1 + i, 2, 3, 2 + i)) for i in range(4)]
 
 
@@ -58,7 +61,7 @@ def arms_of(drafter: Drafter | None = None, *, k: int = 2, model: ModelWrapper |
 
 
 def asked(**changes: Any) -> RunConfig:
-    settings = {"k": 2, "temperature": 0.8, "max_new_tokens": 120, "repetitions": 2, "ignore_eos": True}
+    settings = {"k": 2, "temperature": 0.8, "max_new_tokens": 120, "repetitions": 1, "ignore_eos": True}
     return RunConfig(get_pair("tiny_dev"), **(settings | changes))
 
 
@@ -67,3 +70,359 @@ def verified(drafter: Drafter | None = None, **changes: Any) -> LawVerification:
     found = verify(config, arms_of(drafter, k=config.longest_draft), PROMPTS)
     assert isinstance(found, LawVerification)
     return found
+
+
+def check(arm: ArmLaw, name: str) -> Check:
+    return next(check for check in arm.checks if check.name == name)
+
+
+# --- a sound engine
+
+
+@pytest.mark.parametrize(
+    "seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_a_sound_engine_passes(seed: int) -> None:
+    found = verified(seed=seed, repetitions=2)
+    assert found.verdict == "passed" and not found.control.failures
+    arm = found.speculative
+    assert [check.name for check in arm.tested] == [
+        "unjudged",
+        "corrected",
+        "bonus",
+        "sharpness",
+        "acceptance",
+        "ranks",
+    ]
+    assert [check.name for check in found.control.tested] == ["unjudged", "sharpness", "ranks"]
+    assert arm.level == 1e-4 / 6 and found.control.level == 1e-4 / 3
+    # It was put to the test: drafts were accepted, rejected and accepted whole.
+    assert arm.num_tokens == 960 and min(arm.num_accepted, arm.num_rejected, arm.num_bonus) > 100
+    assert arm.num_drafted > arm.num_accepted + arm.num_rejected
+    for name in ("unjudged", "acceptance", "sharpness"):
+        found_from, interval = check(arm, name).detectable, check(arm, name).interval
+        assert found_from is not None and interval is not None and 0 < found_from < 0.25
+        assert interval[1] - interval[0] < found_from
+
+
+def test_the_same_seed_finds_the_same() -> None:
+    assert verified(max_new_tokens=30) == verified(max_new_tokens=30) != verified(max_new_tokens=30, seed=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_k": 5},
+        {"top_p": 0.9},
+        pytest.param({"top_k": 6, "top_p": 0.8}, marks=pytest.mark.slow),
+        pytest.param({"temperature": 1.5}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_every_manner_of_sampling_passes(changes: dict[str, Any]) -> None:
+    found = verified(**changes)
+    assert found.verdict == "passed"
+    assert found.speculative.num_impossible == found.control.num_impossible == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
+def test_rounding_is_measured_and_allowed_for(dtype: torch.dtype) -> None:
+    drafter = DraftModel(draft(dtype))
+    found = verify(asked(top_k=8), arms_of(drafter, model=target(dtype)), PROMPTS)
+    assert isinstance(found, LawVerification) and found.verdict == "passed"
+    for arm, width in ((found.speculative, 3), (found.control, 1)):
+        assert arm.rounding is not None and arm.rounding.width == width
+        assert 1e-6 < arm.rounding.mean_total_variation < arm.rounding.limit
+        assert arm.rounding.num_tokens >= 240
+        allowance = check(arm, "sharpness").allowance
+        assert allowance is not None and 1e-4 < allowance < 1
+    exact = verified().speculative
+    assert all((check.allowance or 0) < 1e-3 for check in exact.checks)
+
+
+DRAFTERS: dict[str, Callable[[], Drafter]] = {
+    "ngram": lambda: NGramLookup(VOCAB, target().device),
+    "layerskip": lambda: LayerSkip(target(), 1),
+    "random": lambda: RandomTokens(VOCAB, target().device),
+    "threshold": lambda: DraftModel(draft(), threshold=0.3),
+}
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_every_drafter_passes_and_is_tested(name: str) -> None:
+    arm = verified(DRAFTERS[name]()).speculative
+    assert not arm.failures
+    assert {"unjudged", "sharpness", "acceptance", "ranks"} <= {check.name for check in arm.tested}
+
+
+# --- broken engines
+
+
+def resampled_from_target(monkeypatch: pytest.MonkeyPatch) -> Drafter:
+    def wrong(target_probs: Tensor, draft_probs: Tensor, num_accepted: Tensor) -> Tensor:
+        return target_probs[num_accepted]
+
+    monkeypatch.setattr(judge, "next_token_probs", wrong)
+    return DraftModel(draft())
+
+
+def accepts_everything(monkeypatch: pytest.MonkeyPatch) -> Drafter:
+    def wrong(target_prob: Tensor, draft_prob: Tensor, uniforms: Tensor) -> Tensor:
+        return torch.tensor(len(target_prob))
+
+    monkeypatch.setattr(judge, "count_accepted", wrong)
+    return DraftModel(draft())
+
+
+def accepts_by_temperature_1(monkeypatch: pytest.MonkeyPatch) -> Drafter:
+    def wrong(target_prob: Tensor, draft_prob: Tensor, uniforms: Tensor) -> Tensor:
+        # p^T / q^T is the ratio at temperature 1 up to the normalisers.
+        return count_accepted(target_prob**0.8, draft_prob**0.8, uniforms)
+
+    monkeypatch.setattr(judge, "count_accepted", wrong)
+    return DraftModel(draft())
+
+
+def bonus_from_the_draft(monkeypatch: pytest.MonkeyPatch) -> Drafter:
+    drafter = Further(draft())
+
+    def wrong(target_probs: Tensor, draft_probs: Tensor, num_accepted: Tensor) -> Tensor:
+        if int(num_accepted) < len(draft_probs):
+            return next_token_probs(target_probs, draft_probs, num_accepted)
+        return drafter.beyond
+
+    monkeypatch.setattr(judge, "next_token_probs", wrong)
+    return drafter
+
+
+def laws_of_the_place_before(monkeypatch: pytest.MonkeyPatch) -> Drafter:
+    return OffByOne(draft())
+
+
+def lets_a_third_through(monkeypatch: pytest.MonkeyPatch) -> Drafter:
+    def wrong(target_prob: Tensor, draft_prob: Tensor, uniforms: Tensor) -> Tensor:
+        leaks = torch.rand(len(uniforms), generator=generator) < 1 / 3
+        return count_accepted(target_prob, draft_prob, torch.where(leaks, 0.0, uniforms))
+
+    generator = torch.Generator().manual_seed(1)
+    monkeypatch.setattr(judge, "count_accepted", wrong)
+    return DraftModel(draft())
+
+
+class Further(DraftModel):
+    """Knows its law after the last proposed token too."""
+
+    def propose(self, k: int) -> Draft:
+        longer = super().propose(k + 1)
+        assert longer.probs is not None
+        self.beyond = longer.probs[-1]
+        return Draft(longer.tokens[:k], longer.probs[:k] if k else None)
+
+
+class OffByOne(DraftModel):
+    """Says of each token the law that the one before was drawn from."""
+
+    def propose(self, k: int) -> Draft:
+        proposed = super().propose(k)
+        return proposed if proposed.probs is None else Draft(proposed.tokens, proposed.probs.roll(1, 0))
+
+
+@pytest.mark.parametrize(
+    ("broken", "found_by", "repetitions"),
+    [
+        (resampled_from_target, "corrected", 2),
+        (accepts_everything, "unjudged", 1),
+        pytest.param(accepts_by_temperature_1, "acceptance", 8, marks=pytest.mark.slow),
+        (bonus_from_the_draft, "bonus", 2),
+        (laws_of_the_place_before, "acceptance", 1),
+        (lets_a_third_through, "unjudged", 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_broken_engine_is_found(
+    broken: Callable[[pytest.MonkeyPatch], Drafter], found_by: str, repetitions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = verified(broken(monkeypatch), repetitions=repetitions)
+    assert found.verdict == "failed" and found_by in found.speculative.failures
+    assert not found.control.failures  # which plain decoding is not blamed for
+    first = report.sentences(found)[0]
+    assert first.startswith("The output is not the target's: ") and report.NAMES[found_by] in first
+    assert f"(p {check(found.speculative, found_by).p:.2g})" in " ".join(report.sentences(found))
+
+
+def test_the_size_of_a_fault_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = verified(lets_a_third_through(monkeypatch)).speculative
+    for name in ("unjudged", "acceptance"):
+        share = check(arm, name).estimate
+        assert share is not None and 0.15 < share < 0.5
+    arm = verified(resampled_from_target(monkeypatch)).speculative
+    interval = check(arm, "corrected").interval
+    assert interval is not None and 0.3 < interval[0] < 1 < interval[1] < 1.9
+
+
+def test_another_temperature_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cold(logits: Tensor, sampling: Sampling) -> Tensor:
+        return probabilities(logits, dataclasses.replace(sampling, temperature=0.6))
+
+    monkeypatch.setattr(judge, "probabilities", cold)
+    arm = verified(repetitions=2).speculative
+    assert "sharpness" in arm.failures
+    interval = check(arm, "sharpness").interval
+    assert interval is not None and interval[0] > 0  # a sharper law
+    assert 0.5 < 0.8 / (1 + (check(arm, "sharpness").estimate or 0)) < 0.75
+
+
+def test_a_token_that_top_k_excludes_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wider(logits: Tensor, sampling: Sampling) -> Tensor:
+        return probabilities(logits, dataclasses.replace(sampling, top_k=sampling.top_k + 1))
+
+    monkeypatch.setattr(judge, "probabilities", wider)
+    found = verified(top_k=4, max_new_tokens=60)
+    assert found.speculative.num_impossible > 0 and "impossible" in found.speculative.failures
+    assert found.verdict == "failed" and found.control.num_impossible == 0
+
+
+class Inaccurate(ModelWrapper):
+    """Passes of some widths behind a prompt compute something else."""
+
+    widths: Sequence[int] = ()
+
+    def extend(self, ids: Tensor, cache: Any, num_logits: int = 1, early: Any = None) -> Tensor:
+        wrong = cache.length > 0 and len(ids) in self.widths
+        logits = super().extend(ids, cache, num_logits, early)
+        return logits.roll(1, -1) if wrong else logits
+
+
+@pytest.mark.parametrize(("widths", "verdict"), [((3,), "failed"), ((1, 2, 3), "control failed")])
+def test_passes_that_compute_something_else_are_no_rounding(widths: Sequence[int], verdict: str) -> None:
+    model = Inaccurate(target().model, measure_linear=False)
+    model.widths = widths
+    found = verify(asked(), arms_of(model=model), PROMPTS)
+    assert isinstance(found, LawVerification) and found.verdict == verdict
+    assert "rounding" in found.speculative.failures
+    sentences = report.sentences(found)
+    if verdict == "control failed":
+        assert sentences[0].startswith("Plain decoding itself fails (")
+    assert any("they don't compute the same" in sentence for sentence in sentences)
+
+
+# --- what can't be tested is said
+
+
+def test_a_draft_that_is_the_target_puts_nothing_to_the_test() -> None:
+    found = verified(DraftModel(target()))
+    assert found.verdict == "passed" and found.speculative.num_rejected == 0
+    assert check(found.speculative, "acceptance").not_tested == "nothing was rejected"
+    assert "too few" in (check(found.speculative, "unjudged").not_tested or "")
+    assert any(sentence == "Not tested, acceptance: nothing was rejected." for sentence in report.sentences(found))
+    assert "not tested" in rendered(found)
+
+
+def test_without_a_draft_nothing_was_tested() -> None:
+    never = DraftModel(draft())
+    never.propose = lambda k: Draft(torch.zeros(0, dtype=torch.long), None)  # type: ignore[method-assign]
+    found = verified(never)
+    assert found.verdict == "not tested" and report.sentences(found)[0] == "Not tested: nothing was drafted."
+
+
+def test_one_token_tests_nothing() -> None:
+    found = verified(max_new_tokens=1)
+    assert found.verdict == "not tested"
+    assert rendered(found)
+
+
+# --- laws afterwards
+
+
+@pytest.mark.parametrize("name", [*DRAFTERS, "model", "in portions"])
+def test_laws_afterwards_are_those_that_tokens_were_judged_by(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "in portions":
+        monkeypatch.setattr(token_laws, "_LOGITS_AT_ONCE", 7 * VOCAB)
+    drafter = DRAFTERS[name]() if name in DRAFTERS else DraftModel(draft())
+    arms, config = arms_of(drafter, k=3), asked(k=3, max_new_tokens=40, top_k=12)
+    generation = verification._generate(config, arms, arms.speculative, PROMPTS[1], 0)
+    portions = list(token_laws.laws_of(target(), drafter, generation, Sampling(0.8, top_k=12)))
+    assert (len(portions) > 1) == (name == "in portions")
+    wholly = torch.cat([laws.target for laws in portions])
+    ids = torch.tensor([*generation.prompt_ids, *generation.ids])[None]
+    logits, _ = target().forward(ids, use_cache=False)
+    expected = probabilities(logits[0, len(generation.prompt_ids) - 1 : -1], Sampling(0.8, top_k=12))
+    torch.testing.assert_close(wholly, expected, rtol=1e-3, atol=1e-6)
+    proposed = torch.cat([laws.draft for laws in portions if laws.draft is not None])
+    row, compared = 1, 0
+    for round in generation.rounds:
+        assert round.target_prob is not None or not round.draft_tokens
+        for index in range(min(round.num_accepted + 1, len(round.draft_tokens))):
+            token = round.draft_tokens[index]
+            assert generation.places[row + index] == "judged" and generation.drafted[row + index] == token
+            assert round.target_prob is not None and round.draft_prob is not None
+            assert float(wholly[row + index, token]) == pytest.approx(round.target_prob[index], rel=1e-3, abs=1e-6)
+            assert float(proposed[row + index, token]) == pytest.approx(round.draft_prob[index], rel=1e-3, abs=1e-6)
+            compared += 1
+        row += len(round.emitted_tokens)
+    assert row == len(generation.ids) == 40 and compared > 10
+
+
+# --- greedy
+
+
+def test_greedy_texts_are_compared_token_by_token() -> None:
+    ticks: list[None] = []
+    config = asked(temperature=0.0, max_new_tokens=40)
+    found = verify(config, arms_of(), PROMPTS, lambda: ticks.append(None))
+    assert isinstance(found, GreedyVerification) and found.verdict == "passed"
+    assert (found.num_texts, found.num_tokens, found.differences) == (4, 160, ())
+    assert min(found.num_accepted, found.num_rejected) > 10
+    assert len(ticks) == verify_steps(config, PROMPTS)
+    assert (
+        report.sentences(found)[0]
+        == "The output is the target's: token for token plain decoding's, over 4 texts, 160 tokens."
+    )
+
+
+def test_a_greedy_engine_that_accepts_everything_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: judge.Judge, ruling: judge.Ruling) -> judge.Verdict:
+        tokens = ruling.tokens.tolist()
+        k = len(tokens) // 2
+        return judge.Verdict(tuple(tokens[:k]), k, tokens[-1])
+
+    monkeypatch.setattr(judge.Judge, "read", wrong)
+    found = verify(asked(temperature=0.0, max_new_tokens=20), arms_of(), PROMPTS)
+    assert isinstance(found, GreedyVerification) and found.verdict == "failed"
+    assert {difference.verdict for difference in found.differences} == {"failure"}
+    assert "differ from plain decoding's by more than rounding" in report.sentences(found)[0]
+    assert "failure" in rendered(found) and PROMPTS[0].prompt.prompt_id in rendered(found)
+    assert len(report.to_dict(found)["differences"]) == len(found.differences)
+
+
+# --- shown
+
+
+def rendered(found: LawVerification | GreedyVerification) -> str:
+    return to_text(report.render(found, title="a pair"), width=100, color=False)
+
+
+def test_what_is_shown_and_what_is_written_are_the_same_numbers() -> None:
+    ticks: list[None] = []
+    config = asked()
+    found = verify(config, arms_of(), PROMPTS, lambda: ticks.append(None))
+    assert isinstance(found, LawVerification) and len(ticks) == verify_steps(config, PROMPTS)
+    document = report.to_dict(found)
+    assert json.loads(json.dumps(document, allow_nan=False))["verdict"] == "passed"
+    speculative = document["arms"]["speculative"]
+    assert [check["name"] for check in speculative["checks"]] == [
+        "unjudged",
+        "bonus",
+        "sharpness",
+        "acceptance",
+        "ranks",
+    ]
+    assert speculative["smallest_p"] == min(check["p"] for check in speculative["checks"] if check["p"] is not None)
+    text = rendered(found)
+    assert document["sentences"][0] in text
+    assert f"smallest p {speculative['smallest_p']:.2g} (level 1.7e-05)" in text
+    share = min(c["detectable"] for c in speculative["checks"] if c["name"] in ("unjudged", "acceptance"))
+    assert f"A sampler that let {share * 100:.2g} % of the draft's tokens through unjudged" in document["sentences"][1]
+    for row in speculative["checks"]:
+        if row["z"] is not None:
+            assert f"{row['z']:+.2f}" in text and f"{row['p']:.2g}" in text

@@ -227,12 +227,12 @@ def _matched(before: Sequence[Study], after: Sequence[Study]) -> list[tuple[Stud
     candidates = []
     for number, old in enumerate(before):
         for other, new in enumerate(after):
-            if _kind(old) == _kind(new) and old.comparisons and new.comparisons:
+            if _kind(old) == _kind(new) and old.comparisons and (new.comparisons or new.missing):
                 hardware = bool(machine_changes(old, new).hardware)
-                candidates.append((hardware, len(changes(old, new)), number, other))
+                candidates.append((hardware, not new.comparisons, len(changes(old, new)), number, other))
     elsewhere = all(hardware for hardware, *_ in candidates)
     pairs: dict[int, int] = {}
-    for hardware, _, number, other in sorted(candidates):
+    for hardware, _, _, number, other in sorted(candidates):
         # Machines are only mixed up where no two measurements come from one.
         if number not in pairs and other not in pairs.values() and (elsewhere or not hardware):
             pairs[number] = other
@@ -250,7 +250,7 @@ def _draft_lengths(before: Study, after: Study) -> list[tuple[DraftLength, Draft
         UsageError: none.
     """
     for side, study in (("A", before), ("B", after)):
-        if not study.comparisons:
+        if not study.comparisons and (study is before or not study.missing):
             raise UsageError(f"{side} has no finished generations", "let it run to its end, or name another")
     old, new = list(before.comparisons), list(after.comparisons)
     found: list[tuple[DraftLength, DraftLength]] = [
@@ -258,7 +258,7 @@ def _draft_lengths(before: Study, after: Study) -> list[tuple[DraftLength, Draft
     ]
     if not found and len(old) == len(new) == 1:
         return [(old[0], new[0])]
-    if not any(k in after.comparisons for k, _ in found):
+    if not found:
         raise UsageError(
             f"A and B have no draft length in common: A has K = {_lengths(old)}, B has K = {_lengths(new)}",
             "name one cell of each (`specprof results list`), or measure the same draft lengths",
@@ -330,7 +330,7 @@ def _columns(before: Study, after: Study) -> list[_Column]:
         alike = _decoded_in_both(old, new)
         shared = [prompt for prompt in alike if old[prompt].lengths == new[prompt].lengths]
         columns.append(_Column(k, k_after, old, new, shared if _same_target(before, after) else alike, alike))
-    if not any(column.shared for column in columns):
+    if not any(column.shared or _why_missing(after, None, (column.k_after, 0)) for column in columns):
         alike = [prompt for column in columns for prompt in column.named_alike]
         why = ": those of the same names are not of as many tokens in both" if alike else ""
         raise UsageError(
@@ -497,7 +497,9 @@ _OF_STUDIES: dict[str, Callable[[Study], Any]] = {
 
 
 def machine_changes(before: Study, after: Study) -> MachineChanges:
-    """What differs between the machines of two studies."""
+    """What differs between the machines of two studies; nothing where one has measured nothing."""
+    if not (before.comparisons and after.comparisons):
+        return MachineChanges((), (), ())
     old, new = before.machine, after.machine
     gpus = mapping(old.get("gpu")), mapping(new.get("gpu"))
 
@@ -553,6 +555,8 @@ def _warnings(
         for caveat in study.caveats:
             yield f"{side}: {caveat}."
     whole = [row for row in rows if row.domain is None and row.num_prompts]
+    if not whole:
+        return
     fewest = min(row.num_prompts for row in whole)
     if fewest == 1:
         yield "One prompt only: no interval and no verdict; use more prompts."
@@ -569,19 +573,19 @@ def _warnings(
 
 def _left_out(before: Study, after: Study, columns: Sequence[_Column]) -> Iterable[str]:
     why: dict[str, str] = {}
+    compared = {prompt for column in columns for prompt in column.shared}
     for column in columns:
-        shared, alike = set(column.shared), set(column.named_alike)
-        for prompt in [*column.before, *column.after]:
-            if prompt not in shared:
-                why[prompt] = (
-                    "only in A"
-                    if prompt not in column.after
-                    else "only in B"
-                    if prompt not in column.before
-                    else "not of as many tokens in A as in B, and so of other texts"
-                    if prompt in alike
-                    else "not decoded by every arm of both"
-                )
+        for prompt in [*column.before, *column.after] if column.after else []:
+            if prompt in compared:
+                continue
+            if prompt not in column.after:
+                why[prompt] = "only in A"
+            elif prompt not in column.before:
+                why[prompt] = "only in B"
+            elif prompt in column.named_alike:
+                why[prompt] = "not of as many tokens in A as in B, and so of other texts"
+            else:
+                why[prompt] = "not decoded by every arm of both"
     for reason in dict.fromkeys(why.values()):
         prompts = [prompt for prompt, of_prompt in why.items() if of_prompt == reason]
         yield f"Left out: {_count(len(prompts), 'prompt')} {reason} ({_some_of(prompts)})."

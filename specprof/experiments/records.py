@@ -296,12 +296,16 @@ def check_round(round: Round) -> None:
     """Refuse what no decoder does.
 
     Raises:
-        ValueError: more tokens accepted than drafted, or a time below 0.
+        ValueError: more tokens accepted than drafted, a time below 0, or probabilities of other tokens.
     """
     if not 0 <= round.num_accepted <= len(round.draft_tokens):
         raise ValueError(f"round {round.index}: {round.num_accepted} of {len(round.draft_tokens)} tokens accepted")
     if min(round.draft_seconds, round.verify_seconds, round.sample_seconds, round.overhead_seconds) < 0:
         raise ValueError(f"round {round.index}: a time is negative")
+    for name in ("target_prob", "draft_prob", "alpha"):
+        values = getattr(round, name)
+        if values is not None and len(values) != len(round.draft_tokens):
+            raise ValueError(f"round {round.index}: {len(values)} of {name} for {len(round.draft_tokens)} tokens drafted")
 
 
 def _rounded(name: str, value: Any) -> Any:

@@ -66,6 +66,11 @@ class Asked:
     caveats: tuple[str, ...] = ()
     command: str | None = None
 
+    @property
+    def domain_of(self) -> dict[str, str]:
+        """By prompt id; a prompt may lack one."""
+        return {str(p.get("prompt_id")): str(p["domain"]) for p in self.prompts if p.get("domain") is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
@@ -84,7 +89,7 @@ class FinishedRun:
         return compare(
             self.results,
             temperature=self.asked.temperature,
-            domains={str(prompt.get("prompt_id")): str(prompt.get("domain")) for prompt in self.asked.prompts},
+            domains=self.asked.domain_of,
             curve=self.curve,
             differences=self.differences,
             seed=abs(self.asked.seed),
@@ -94,7 +99,7 @@ class FinishedRun:
     def title(self) -> str:
         asked = self.asked
         how = manner(asked.temperature)
-        title = f"{asked.pair.get('name')}  K = {asked.k}  {how}"
+        title = f"{asked.pair.get('name', 'a pair')}  K = {asked.k}  {how}"
         if asked.drafter != "model":
             title += f"  drafter {asked.drafter}"
         if asked.draft_layers is not None:

@@ -73,7 +73,7 @@ class Study:
 def of_run(run: FinishedRun) -> Study:
     """The study that a run is."""
     asked = run.asked
-    domain_of = {str(prompt.get("prompt_id")): str(prompt.get("domain")) for prompt in asked.prompts}
+    domain_of = asked.domain_of
     k: DraftLength = "auto" if asked.k == "auto" else int(asked.k)
     comparison = run.compared()
     return Study(

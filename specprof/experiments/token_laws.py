@@ -5,6 +5,7 @@ A pass over the whole text shares neither cache nor width with the passes the to
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,10 +22,16 @@ from specprof.profiling.events import Round
 from specprof.profiling.goodness import Scores, Shift, Values
 from specprof.profiling.verification import Rounding
 
+Statistic = Literal["ratio", "overlap", "sharpness"]
+"""Functions of a token: the ratio of its draft to its target probability, the same up to 1 (the probability of
+accepting it, were it drafted), and its log probability."""
+
 MAX_RATIO = 100.0
 """Of draft to target probability. Large ones tell most about a leak, but then few tokens carry the test."""
 MIN_LOG_PROB = -20.0
 RANK_BINS = 20
+_LEAST = -1e4
+"""Log probability of what can't be: 0 times minus infinity would be no number."""
 _ROUNDING_STEPS = 16
 _HARMLESS_VARIATION = 1e-3
 """Rounding may move this much probability, or 16 steps of the dtype: 0.016 in float16, 0.125 in bfloat16."""
@@ -67,17 +74,18 @@ class Laws:
     has_draft: Tensor
     """``[c]``: rows of ``draft`` that are a law."""
 
-    def ratio(self) -> Tensor:
-        """``[c, vocab]``: draft to target probability, bounded. A mixture with the draft's law is most easily told
-        from the target's by its sum."""
-        assert self.draft is not None
-        tiny = torch.finfo(self.log_probs.dtype).tiny
-        return (self.draft / self.log_probs.exp().clamp_min(tiny)).clamp_max(MAX_RATIO)
-
-    def sharpness(self) -> Tensor:
-        """``[c, vocab]``: the log probability, bounded. Of its mean the derivative by 1 / temperature is its
-        variance."""
-        return self.log_probs.clamp_min(MIN_LOG_PROB)
+    def statistics(self) -> dict[Statistic, tuple[Tensor, Tensor]]:
+        """What tokens are tested by: a bounded function of a token, and how its law changes with the size of the fault
+        that the function is most sensitive to; ``[c, vocab]`` each."""
+        tilt = self.target * (self.log_probs - (self.target * self.log_probs).sum(-1, keepdim=True))
+        found: dict[Statistic, tuple[Tensor, Tensor]] = {"sharpness": (self.log_probs.clamp_min(MIN_LOG_PROB), tilt)}
+        if self.draft is None:
+            return found
+        ratio = (self.draft / self.log_probs.exp().clamp_min(_tiny(self.target))).clamp_max(MAX_RATIO)
+        found["ratio"] = ratio, self.draft - self.target
+        residual = (self.target - self.draft).clamp_min(0)
+        found["overlap"] = ratio.clamp_max(1.0), residual.sum(-1, keepdim=True) * self.target - residual
+        return found
 
 
 def laws_of(
@@ -100,7 +108,7 @@ def laws_of(
             places=generation.places[rows],
             logits=logits,
             target=probs,
-            log_probs=(logits.to(probs) / sampling.temperature).log_softmax(-1),
+            log_probs=(logits.to(probs) / sampling.temperature).log_softmax(-1).clamp_min(_LEAST),
             draft=draft,
             has_draft=probs.new_zeros(len(probs)) if draft is None else draft.sum(-1) > 0.5,
         )
@@ -183,16 +191,14 @@ class TokenScores:
         self.num_impossible = self.num_borderline = 0
         self._places: list[Place] = []
         self._with_draft: list[Values] = []
-        self._ratio: list[Values] = []
-        self._sharpness: list[Values] = []
+        self._scores: dict[Statistic, list[Values]] = defaultdict(list)
         self._ranks: list[Values] = []
 
     def observe(self, laws: Laws) -> None:
         self._places += laws.places
         self._with_draft.append(_numpy(laws.has_draft))
-        if laws.draft is not None:
-            self._ratio.append(_mixture_scores(laws))
-        self._sharpness.append(_sharpness_scores(laws))
+        for kind, (function, tilt) in laws.statistics().items():
+            self._scores[kind].append(_scores(laws, function, tilt))
         rows = torch.arange(len(laws.tokens), device=laws.tokens.device)
         prob = laws.target[rows, laws.tokens]
         likelier = (laws.target * (laws.target > prob[:, None])).sum(-1)
@@ -207,15 +213,14 @@ class TokenScores:
     def num_at(self, place: Place | None) -> int:
         return len(self._places) if place is None else self._places.count(place)
 
-    def scores(self, kind: str, place: Place | None) -> Scores:
-        """Of the tokens at some places, where the law that a kind of score needs is known."""
-        parts = self._ratio if kind == "ratio" else self._sharpness
-        if not parts:
+    def scores(self, kind: Statistic, place: Place | None) -> Scores:
+        """Of the tokens at some places, where the law that the statistic needs is known."""
+        if not self._scores[kind]:
             return Scores(*np.zeros((5, 0)))
         wanted = np.array([place is None or at == place for at in self._places])
-        if kind == "ratio":
+        if kind != "sharpness":
             wanted &= np.concatenate(self._with_draft) > 0
-        return Scores(*np.concatenate(parts, axis=1)[:, wanted])
+        return Scores(*np.concatenate(self._scores[kind], axis=1)[:, wanted])
 
     def numbers(self, generator: np.random.Generator) -> Values:
         """``[n]``, uniform on [0, 1] if the law is right: the mass of likelier tokens, and a random part of that of
@@ -224,35 +229,14 @@ class TokenScores:
         return np.asarray(np.clip(likelier + generator.random(len(likelier)) * as_likely, 0.0, 1.0))
 
 
-def _mixture_scores(laws: Laws) -> Values:
-    """``[5, c]``: what :class:`Scores` holds, against a share of tokens of the draft's."""
-    assert laws.draft is not None
-    g = laws.ratio()
-    centred, variance, third = _moments(laws, g)
-    slope = (laws.draft * centred).sum(-1)
-    return _scores(laws, centred, variance, third, slope, (laws.draft * centred**2).sum(-1) - variance)
-
-
-def _sharpness_scores(laws: Laws) -> Values:
-    """``[5, c]``: what :class:`Scores` holds, against a relative change of 1 / temperature."""
-    centred, variance, third = _moments(laws, laws.sharpness())
-    finite = laws.log_probs.clamp_min(torch.finfo(laws.log_probs.dtype).min)
-    tilt = laws.target * (finite - (laws.target * finite).sum(-1, keepdim=True))
-    return _scores(laws, centred, variance, third, (tilt * centred).sum(-1), (tilt * centred**2).sum(-1))
-
-
-def _moments(laws: Laws, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """g less its mean ``[c, vocab]``, its variance and third central moment ``[c]`` under the target."""
-    centred = g - (laws.target * g).sum(-1, keepdim=True)
-    squares = laws.target * centred**2
-    return centred, squares.sum(-1), (squares * centred).sum(-1)
-
-
-def _scores(
-    laws: Laws, centred: Tensor, variance: Tensor, third: Tensor, slope: Tensor, variance_slope: Tensor
-) -> Values:
+def _scores(laws: Laws, function: Tensor, tilt: Tensor) -> Values:
+    """``[5, c]``: what :class:`Scores` holds."""
+    centred = function - (laws.target * function).sum(-1, keepdim=True)
     rows = torch.arange(len(laws.tokens), device=laws.tokens.device)
-    return _numpy(torch.stack((centred[rows, laws.tokens], variance, third, slope, variance_slope)))
+    squares = centred**2
+    products = (laws.target * squares, laws.target * squares * centred, tilt * centred, tilt * squares)
+    moments = [product.sum(-1) for product in products]
+    return _numpy(torch.stack((centred[rows, laws.tokens], *moments)))
 
 
 def _within_rounding(logits: Tensor, token: int, sampling: Sampling, slack: float) -> bool:
@@ -284,7 +268,7 @@ class RoundingSample:
         self.target, self.drafter, self.sampling, self.width = target, drafter, sampling, width
         self.num_tokens = 0
         self._furthest = self._largest = self._variation = 0.0
-        self._shifts: dict[str, list[Values]] = {"ratio": [], "sharpness": []}
+        self._shifts: dict[Statistic, list[Values]] = defaultdict(list)
         self._bins: list[Values] = []
 
     def observe(self, generation: Generation) -> None:
@@ -300,10 +284,9 @@ class RoundingSample:
             self._variation += float(change.abs().sum()) / 2
             self._furthest = max(self._furthest, float((logits - laws.logits).abs().max()))
             self._largest = max(self._largest, float(laws.logits.abs().max()))
-            if laws.draft is not None:
-                shift = _numpy((change * laws.ratio()).sum(-1))
-                self._shifts["ratio"].append(shift[_numpy(laws.has_draft) > 0])
-            self._shifts["sharpness"].append(_numpy((change * laws.sharpness()).sum(-1)))
+            for kind, (function, _) in laws.statistics().items():
+                shift = _numpy((change * function).sum(-1))
+                self._shifts[kind].append(shift if kind == "sharpness" else shift[_numpy(laws.has_draft) > 0])
             self._bins.append(_bin_changes(laws.target, change))
 
     @property
@@ -312,7 +295,7 @@ class RoundingSample:
         steps = 4 * torch.finfo(self.target.dtype).eps * self._largest  # where few passes happen to differ
         return max(self._furthest, steps)
 
-    def shift(self, kind: str) -> Shift:
+    def shift(self, kind: Statistic) -> Shift:
         parts = self._shifts[kind]
         return Shift.of(np.concatenate(parts)) if parts else Shift()
 
@@ -334,10 +317,14 @@ def _bin_changes(law: Tensor, change: Tensor) -> Values:
     below = ordered.cumsum(-1)
     # The token whose share of the ranks holds the bin's end counts in proportion.
     at = torch.searchsorted(below, ends.contiguous()).clamp_max(law.shape[-1] - 1)
-    share = (ends - (below - ordered).gather(-1, at)) / ordered.gather(-1, at).clamp_min(torch.finfo(law.dtype).tiny)
+    share = (ends - (below - ordered).gather(-1, at)) / ordered.gather(-1, at).clamp_min(_tiny(law))
     up_to = (moved.cumsum(-1) - moved).gather(-1, at) + moved.gather(-1, at) * share.clamp(0, 1)
     edge = up_to.new_zeros(len(law), 1)
     return _numpy(torch.cat((edge, up_to, edge), -1).diff(dim=-1))
+
+
+def _tiny(like: Tensor) -> float:
+    return torch.finfo(like.dtype).tiny
 
 
 def _numpy(values: Tensor) -> Values:

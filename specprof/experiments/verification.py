@@ -17,7 +17,15 @@ from specprof.experiments.config import RunConfig
 from specprof.experiments.observer import Decoder
 from specprof.experiments.run import EncodedPrompt, request_for
 from specprof.experiments.tie import diagnose
-from specprof.experiments.token_laws import RANK_BINS, Generation, Place, RoundingSample, TokenScores, laws_of
+from specprof.experiments.token_laws import (
+    RANK_BINS,
+    Generation,
+    Place,
+    RoundingSample,
+    Statistic,
+    TokenScores,
+    laws_of,
+)
 from specprof.profiling.events import Prefilled, Round
 from specprof.profiling.goodness import MIN_EXPECTED, Scores, Shift, Values, score_test, uniformity_test
 from specprof.profiling.verification import (
@@ -34,6 +42,8 @@ ROUNDING_TOKENS = 256
 
 CHECKS = {
     "unjudged": "draft tokens let through without being judged, by how much likelier the draft makes a token",
+    "corrected": "rejected tokens replaced by the target's law instead of the residual, by how likely a token would be "
+    "accepted",
     "bonus": "bonus tokens that come from the draft, in the same way",
     "sharpness": "another temperature, by the log probability of a token",
     "acceptance": "draft tokens accepted more or less often than both models' probabilities say",
@@ -144,8 +154,9 @@ def _verify_arm(
     judged: Place | None = "judged" if speculates else None
     ranks = tokens.numbers(np.random.default_rng(config.seed))
     checks = {
-        "unjudged": _draft_check("unjudged", tokens, judged, rounding, level),
-        "bonus": _draft_check("bonus", tokens, "bonus", rounding, level),
+        "unjudged": _draft_check("unjudged", "ratio", tokens, judged, rounding, level),
+        "corrected": _draft_check("corrected", "overlap", tokens, judged, rounding, level),
+        "bonus": _draft_check("bonus", "ratio", tokens, "bonus", rounding, level),
         "sharpness": _check(
             "sharpness",
             tokens.scores("sharpness", None),
@@ -191,14 +202,16 @@ def _check(name: str, scores: Scores, level: float, shift: Shift, otherwise: str
     )
 
 
-def _draft_check(name: str, tokens: TokenScores, place: Place | None, rounding: RoundingSample, level: float) -> Check:
-    scores = tokens.scores("ratio", place)
+def _draft_check(
+    name: str, kind: Statistic, tokens: TokenScores, place: Place | None, rounding: RoundingSample, level: float
+) -> Check:
+    scores = tokens.scores(kind, place)
     if not len(scores):
         no_place = "no draft was accepted whole" if name == "bonus" else "nothing was drafted"
         unknown = "what the draft would propose at a given place is not known afterwards"
         return Check(name, 0, not_tested=unknown if tokens.num_at(place) else no_place)
     too_close = f"{len(scores)} tokens are too few to tell this draft from the target"
-    return _check(name, scores, level, rounding.shift("ratio"), too_close)
+    return _check(name, scores, level, rounding.shift(kind), too_close)
 
 
 def _acceptance_check(generations: Sequence[Generation], level: float) -> Check:

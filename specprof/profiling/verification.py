@@ -19,7 +19,7 @@ class Check:
     """One test of one arm."""
 
     name: str
-    """``unjudged``, ``bonus``, ``sharpness``, ``acceptance`` or ``ranks``."""
+    """``unjudged``, ``corrected``, ``bonus``, ``sharpness``, ``acceptance`` or ``ranks``."""
     num_tokens: int
     p: float | None = None
     z: float | None = None
