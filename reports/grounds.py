@@ -10,6 +10,9 @@ from specprof.reports.by_study import each
 from specprof.reports.document import Block, Bullets, Cell, Column, Command, Paragraph, Section, Table
 from specprof.reports.numbers import DASH
 
+_LONGEST_MESSAGE = 400
+"""Characters: some libraries put a page into one error."""
+
 
 def missing(studies: Sequence[Study]) -> Section:
     rows = []
@@ -17,7 +20,7 @@ def missing(studies: Sequence[Study]) -> Section:
         for cell in study.missing:
             failure = cell.failure
             state = f"{cell.num_done} of {cell.num_expected}" if failure is None else failure.reason
-            why = "" if failure is None else f"{failure.message}{f' ({failure.hint})' if failure.hint else ''}"
+            why = "" if failure is None else f"{_short(failure.message)}{f' ({failure.hint})' if failure.hint else ''}"
             rows.append(
                 (
                     Cell(study.title),
@@ -37,6 +40,10 @@ def missing(studies: Sequence[Study]) -> Section:
         Column("why", "left"),
     )
     return Section("missing", "Failed, skipped and incomplete", (Table(columns, tuple(rows)),))
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}..."
 
 
 def method(studies: Sequence[Study]) -> Section:

@@ -10,6 +10,7 @@ from specprof.experiments.study import Study
 from specprof.reports import explain, grounds, questions, verdict
 from specprof.reports.definitions import DEFINITIONS
 from specprof.reports.document import Report, Section
+from specprof.reports.figure_data import labels
 from specprof.reports.results import finite
 
 SCHEMA = "specprof.report/1"
@@ -31,6 +32,7 @@ def report(
         redact: generated text as shapes.
         compared: what they are compared with, after the verdict.
     """
+    studies = _told_apart(studies)
     detailed = studies[:MOST_DETAILED]
     sections = [
         questions.why(detailed),
@@ -57,6 +59,13 @@ def report(
     )
 
 
+def _told_apart(studies: Sequence[Study]) -> Sequence[Study]:
+    """No two of one title."""
+    if len(studies) < 2:
+        return studies
+    return [dataclasses.replace(study, title=label) for study, label in zip(studies, labels(studies), strict=True)]
+
+
 def _left_out(studies: Sequence[Study]) -> tuple[str, ...]:
     if len(studies) <= MOST_DETAILED:
         return ()
@@ -65,6 +74,7 @@ def _left_out(studies: Sequence[Study]) -> tuple[str, ...]:
 
 def to_dict(studies: Sequence[Study]) -> dict[str, Any]:
     """The numbers as plain JSON types."""
+    studies = _told_apart(studies)
     return {
         "schema": SCHEMA,
         "verdict": verdict.verdict(studies),

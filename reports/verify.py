@@ -91,7 +91,7 @@ def _law(found: LawVerification) -> Iterator[str]:
     if found.verdict == "passed":
         yield from _power(arm, found.temperature)
     for check in arm.checks:
-        if check.not_tested is not None and found.verdict != "not tested":
+        if check.not_tested is not None and check.name not in arm.failures and found.verdict != "not tested":
             yield f"Not tested, {NAMES[check.name]}: {check.not_tested}."
 
 
@@ -142,14 +142,14 @@ def _tests(found: LawVerification) -> Table:
         table.add_row(Text(f"{arm.label} ({what})", style="bold"))
         for check in arm.checks:
             failed = check.name in arm.failures
-            table.add_row(*_row(check, found.temperature), style="red" if failed else "")
+            table.add_row(*_row(check, found.temperature, failed), style="red" if failed else "")
         for row in _counts(arm):
             table.add_row(*row)
     return table
 
 
-def _row(check: Check, temperature: float) -> tuple[str, ...]:
-    if check.p is None:
+def _row(check: Check, temperature: float, failed: bool) -> tuple[str, ...]:
+    if check.p is None or (check.not_tested is not None and not failed):
         return NAMES[check.name], f"{check.num_tokens:,}", DASH, DASH, DASH, "not tested"
     if check.chi_square is not None:
         statistic = f"chi² {check.chi_square:.1f}"
@@ -186,7 +186,7 @@ def _size(check: Check, temperature: float) -> str:
 
 
 def _detectable(check: Check, temperature: float) -> str:
-    if check.detectable is None:
+    if check.detectable is None or check.not_tested is not None:
         return DASH
     if check.name == "sharpness":
         return " or ".join(_temperature(temperature, change) for change in (check.detectable, -check.detectable))

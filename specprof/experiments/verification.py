@@ -40,6 +40,9 @@ from specprof.profiling.verification import (
 ROUNDING_TOKENS = 256
 """Of each arm, how rounding is measured."""
 
+_SAME_LAW = 1e-4
+"""Draft and target that differ by less, as rounding makes them, are one."""
+
 CHECKS = {
     "unjudged": "draft tokens let through without being judged, by how much likelier the draft makes a token",
     "corrected": "rejected tokens replaced by the target's law instead of the residual, by how likely a token would be "
@@ -187,9 +190,10 @@ def _verify_arm(
 def _check(name: str, scores: Scores, level: float, shift: Shift, otherwise: str) -> Check:
     """``otherwise``: why nothing can be said where nothing can."""
     score = score_test(scores, level, shift)
-    # A fault of every token is the largest there can be.
-    if score is None or (name != "sharpness" and score.detectable > 1):
+    if score is None:
         return Check(name, len(scores), not_tested=otherwise)
+    # A fault of every token is the largest there can be: what could miss that tells something only where it fails.
+    vacuous = name != "sharpness" and score.detectable > 1
     return Check(
         name,
         score.num_tokens,
@@ -199,6 +203,7 @@ def _check(name: str, scores: Scores, level: float, shift: Shift, otherwise: str
         estimate=score.estimate,
         interval=score.interval,
         detectable=score.detectable,
+        not_tested=otherwise if vacuous else None,
     )
 
 
@@ -210,6 +215,8 @@ def _draft_check(
         no_place = "no draft was accepted whole" if name == "bonus" else "nothing was drafted"
         unknown = "what the draft would propose at a given place is not known afterwards"
         return Check(name, 0, not_tested=unknown if tokens.num_at(place) else no_place)
+    if scores.slopes.mean() < _SAME_LAW:
+        return Check(name, len(scores), not_tested="the draft proposes what the target would")
     too_close = f"{len(scores)} tokens are too few to tell this draft from the target"
     return _check(name, scores, level, rounding.shift(kind), too_close)
 

@@ -36,7 +36,7 @@ class Check:
     """The smallest fault that would have been found with 99 % probability; of ``ranks``, the root mean square
     relative deviation of a bin."""
     not_tested: str | None = None
-    """Why nothing can be said."""
+    """Why it says nothing. With a p-value: because it could have missed any fault; a failure still is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +89,15 @@ class ArmLaw:
 
     @property
     def tested(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if check.p is not None)
+        return tuple(check for check in self.checks if check.p is not None and check.not_tested is None)
 
     @property
     def smallest_p(self) -> float | None:
-        return min((check.p for check in self.checks if check.p is not None), default=None)
+        return min((check.p for check in self.tested if check.p is not None), default=None)
 
     def detectable(self, *names: str) -> float | None:
         """The smallest fault that one of these checks would have found."""
-        return min((c.detectable for c in self.checks if c.name in names and c.detectable is not None), default=None)
+        return min((c.detectable for c in self.tested if c.name in names and c.detectable is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
