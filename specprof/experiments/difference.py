@@ -20,7 +20,7 @@ from specprof.experiments.saved_runs import mapping
 from specprof.experiments.study import Study
 from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT
 from specprof.profiling.metrics import AcceptanceCounts, GenerationResult
-from specprof.profiling.statistics import Interval, Verdict, paired_bootstrap, verdict
+from specprof.profiling.statistics import Interval, Verdict, cost_over_repetitions, paired_bootstrap, verdict
 
 QUANTITIES = (
     "speedup",
@@ -364,18 +364,8 @@ def _by_prompt(results: Iterable[GenerationResult]) -> dict[str, list[Generation
     return found
 
 
-def _speed(results: Sequence[GenerationResult]) -> tuple[float, float] | None:
-    """As :func:`specprof.profiling.comparison.compare` has it: the median over repetitions of seconds per token,
-    times the mean number of tokens."""
-    measured = [
-        (result.decode_seconds, result.num_decode_tokens)
-        for result in results
-        if result.decode_seconds > 0 and result.num_decode_tokens > 0
-    ]
-    if not measured:
-        return None
-    tokens = sum(tokens for _, tokens in measured) / len(measured)
-    return float(np.median([seconds / tokens for seconds, tokens in measured])) * tokens, tokens
+def _speed(results: Iterable[GenerationResult]) -> tuple[float, float] | None:
+    return cost_over_repetitions((result.decode_seconds, result.num_decode_tokens) for result in results)
 
 
 def _decoded_in_both(before: Mapping[str, _Prompt], after: Mapping[str, _Prompt]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from specprof.experiments.records import CellStarted, Failure, Generation
 from specprof.experiments.results import Contents
 from specprof.profiling.comparison import Comparison, compare
 from specprof.profiling.metrics import BASELINE, BenchmarkConfig
-from specprof.profiling.statistics import ratio_of_rates
+from specprof.profiling.statistics import cost_over_repetitions, ratio_of_rates
 
 State = Literal["done", "partial", "failed", "skipped"]
 
@@ -138,14 +137,10 @@ Speeds = dict[tuple[str, str], tuple[float, float]]
 def _speeds(generations: Iterable[Generation]) -> Speeds:
     measured: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
     for generation in generations:
-        seconds, tokens = generation.result.decode_seconds, generation.result.num_decode_tokens
-        if seconds > 0 and tokens > 0:
-            measured[generation.prompt_id, generation.prompt_hash].append((seconds, tokens))
-    speeds = {}
-    for prompt, repetitions in measured.items():
-        mean_tokens = statistics.fmean(tokens for _, tokens in repetitions)
-        speeds[prompt] = (statistics.median(s / n for s, n in repetitions) * mean_tokens, mean_tokens)
-    return speeds
+        cost = generation.result.decode_seconds, generation.result.num_decode_tokens
+        measured[generation.prompt_id, generation.prompt_hash].append(cost)
+    costs = {prompt: cost_over_repetitions(repetitions) for prompt, repetitions in measured.items()}
+    return {prompt: cost for prompt, cost in costs.items() if cost is not None}
 
 
 def _tokens_per_second(speeds: Speeds) -> float | None:

@@ -20,6 +20,7 @@ from specprof.profiling.metrics import BASELINE, BYTES_PER_MB, AcceptanceCounts,
 from specprof.profiling.statistics import (
     Interval,
     Verdict,
+    cost_over_repetitions,
     drift,
     median,
     modified_z_outliers,
@@ -314,15 +315,9 @@ def _by_prompt(results: Sequence[GenerationResult], measure: _Measure) -> dict[s
     """Seconds and tokens of each prompt; prompts that took no time or gave no token have no speed."""
     measured: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for result in results:
-        seconds, tokens = measure(result)
-        if seconds > 0 and tokens > 0:
-            measured[result.prompt_id].append((seconds, tokens))
-    totals = {}
-    for prompt_id, repetitions in measured.items():
-        seconds_per_token = float(np.median([seconds / tokens for seconds, tokens in repetitions]))
-        mean_tokens = sum(tokens for _, tokens in repetitions) / len(repetitions)
-        totals[prompt_id] = (seconds_per_token * mean_tokens, mean_tokens)
-    return totals
+        measured[result.prompt_id].append(measure(result))
+    costs = {prompt_id: cost_over_repetitions(repetitions) for prompt_id, repetitions in measured.items()}
+    return {prompt_id: cost for prompt_id, cost in costs.items() if cost is not None}
 
 
 def _speedup(

@@ -93,12 +93,14 @@ class Score:
     """The smallest fault that would be found with probability :data:`POWER`; infinite if none would."""
 
 
-def score_test(scores: Scores, level: float, shift: Shift | None = None) -> Score | None:
+def score_test(scores: Scores, level: float, shift: Shift | None = None, *, exponential: bool = False) -> Score | None:
     """Test whether the sum of scores is what the laws say.
 
     Args:
         level: p-values below it count as found.
         shift: allowed for.
+        exponential: the fault tilts a law by powers of probabilities, as temperature does, instead of mixing in a part
+            of another: the mean of g then changes less than in proportion on one side.
 
     Returns:
         None where nothing can be said: no token could have scored otherwise, or a few carry the whole sum.
@@ -116,9 +118,12 @@ def score_test(scores: Scores, level: float, shift: Shift | None = None) -> Scor
     estimate, margin = total / slope, NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * spread / slope
     needed = max(_critical(level / 2, skewness), _critical(level / 2, -skewness)) * spread + allowed
     growth, power = math.fsum(scores.variance_slopes), NormalDist().inv_cdf(POWER)
+    # The second derivative of a mean by an exponential tilt is the first one of its variance.
+    curvature = abs(growth) / 2 if exponential else 0.0
 
     def found(size: float) -> bool:
-        return size * slope - power * math.sqrt(max(variance + size * growth, 0.0)) >= needed
+        moved = size * slope - size**2 * curvature
+        return moved - power * math.sqrt(max(variance + size * growth, 0.0)) >= needed
 
     return Score(
         num_tokens=len(scores),
@@ -262,16 +267,19 @@ def _critical(tail: float, skewness: float) -> float:
 
 def _smallest(found: Callable[[float], bool]) -> float:
     """The smallest size for which ``found`` holds; infinite if there is none."""
-    return _root(found, 0.0, _LARGEST_EFFECT) if found(_LARGEST_EFFECT) else math.inf
+    return _root(found, 0.0, math.inf)
 
 
 def _root(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Where a condition that fails below and holds above begins to hold."""
+    """Where a condition begins to hold, below ``high``; else ``high``."""
     # First the order of magnitude: bisecting a range of many orders would spend its steps on the upper ones.
-    step = 1e-6
-    while low + step < high and not holds(low + step):
+    start, step = low, 1e-6
+    while not holds(start + step):
+        low = start + step
+        if low >= high or step > _LARGEST_EFFECT:
+            return high
         step *= 2
-    low, high = low + step / 2 if step > 1e-6 else low, min(low + step, high)
+    high = start + step
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -115,6 +115,16 @@ def _interval(values: npt.NDArray[np.float64], tail: float) -> Interval | None:
         return None
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def cost_over_repetitions(measured: Iterable[tuple[float, float]]) -> tuple[float, float] | None:
+    """What one prompt cost, from the seconds and tokens of each repetition: the median of seconds per token, times the
+    mean number of tokens; and that number. None where no repetition took time and gave a token."""
+    counted = [(seconds, tokens) for seconds, tokens in measured if seconds > 0 and tokens > 0]
+    if not counted:
+        return None
+    mean_tokens = sum(tokens for _, tokens in counted) / len(counted)
+    return float(np.median([seconds / tokens for seconds, tokens in counted])) * mean_tokens, mean_tokens
 
 
 def verdict(interval: Interval | None) -> Verdict | None:
