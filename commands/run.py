@@ -453,17 +453,16 @@ def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: s
 
 
 def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
-    from specprof.profiling.metrics import manner
+    from specprof.profiling.metrics import title_of
 
-    how = manner(config.temperature)
-    title = f"{config.pair.name}  K = {config.k}  {how}"
-    if config.k == "auto":
-        title = title.replace("auto", f"auto (up to {config.longest_draft})", 1)
-    if config.drafter != "model":
-        title += f"  drafter {config.drafter}"
-    if config.draft_layers is not None:
-        title += f" ({config.draft_layers} of {arms.target.num_layers} layers)"
-    if arms.vocab_method is not None:
-        title += f"  vocab method {arms.vocab_method}"
+    layers = None if config.draft_layers is None else f"{config.draft_layers} of {arms.target.num_layers}"
+    title = title_of(
+        config.pair.name,
+        config.temperature,
+        k=f"auto (up to {config.longest_draft})" if config.k == "auto" else config.k,
+        drafter=config.drafter,
+        draft_layers=layers,
+        vocab_method=arms.vocab_method,
+    )
     subtitle = f"{arms.target.name} on {arms.target.device}, {str(arms.target.dtype).removeprefix('torch.')}"
     return title, "; ".join((subtitle, *config.caveats))

@@ -22,6 +22,8 @@ from specprof.reports.numbers import DASH, count, fixed, percent
 
 MOST_PANELS = 12
 """Drawn; the table has the others too."""
+FEWEST_ROUNDS = 5
+"""That have to reach a place for its rate to be drawn; the table has it always."""
 
 _TOP, _LEFT, _GAP = 30.0, 44.0, 26.0
 _FROM_THE_START = Stroke("series0", 1.8, marker="o", size=5)
@@ -51,7 +53,7 @@ def acceptance_by_position(study: Study, *, name: str = "acceptance") -> Figure 
         own = range(1, len(rates) + 1)
         lows, highs = zip(*bounds, strict=True)
         axes.fill_between(own, lows, highs, color=color("series0"), alpha=0.2, linewidth=0)
-        once_there = [math.nan if rate is None else rate for rate in counts.conditional_acceptance_rate]
+        once_there = _believable(counts)
         # At the first place the two are the same; from there on they part.
         dataclasses.replace(_ONCE_REACHED, marker="").plot(axes, own, once_there, clip=False)
         dataclasses.replace(_ONCE_REACHED, width=0.0).plot(axes, own[1:], once_there[1:], clip=False)
@@ -65,12 +67,13 @@ def acceptance_by_position(study: Study, *, name: str = "acceptance") -> Figure 
         _number_places(axes, 1, longest, k)
 
     keys: list[tuple[Stroke | Fill, str]] = [
-        (_FROM_THE_START, "accepted, and all before it (band: 95 % interval)"),
-        (_ONCE_REACHED, "accepted, once it is reached"),
+        (_FROM_THE_START, "accepted, and all before it (95 % interval)"),
+        (_ONCE_REACHED, "accepted, if reached"),
     ]
     if list(panels) != [ALL]:
         keys.append((_EVERYONE, ALL))
-    svg = _panels(name, panels, keys, "place in the draft", paint_panel, top=1.0)
+    note = f"“if reached” is drawn where {FEWEST_ROUNDS} rounds or more came so far"
+    svg = _panels(name, panels, keys, "place in the draft", paint_panel, top=1.0, note=note)
     everyone = domains if ALL in domains else {**domains, ALL: whole}
     return Figure(
         name=name,
@@ -132,6 +135,7 @@ def _panels(
     paint: Callable[[Axes, AcceptanceCounts], None],
     *,
     top: float,
+    note: str = "",
 ) -> str:
     """One field for each domain, alike in scale; ``top`` is the largest share to be seen."""
     columns = _columns(len(panels))
@@ -153,6 +157,7 @@ def _panels(
             axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
             axes.tick_params(axis="y", labelleft=column == 0)
+        sheet.text(_LEFT, _TOP + rows * pitch + 4, note, role="quiet", size=SMALL)
         sheet.text(WIDTH - 6, _TOP + rows * pitch + 4, x_label, role="quiet", size=SMALL, align="right")
 
     return draw(name, _TOP + rows * pitch + 14, paint_all)
@@ -189,7 +194,7 @@ def _beside(axes: Axes, x: float, share: float, align: Literal["left", "right"])
     axes.annotate(
         percent(share),
         (x, share),
-        (7 if align == "left" else -7, 0),
+        (7 if align == "left" else -7, 6 if share < 0.04 else 0),  # not on the axis
         textcoords="offset points",
         ha=align,
         va="center",
@@ -232,6 +237,16 @@ def _wilson(successes: float, trials: int) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
+def _believable(counts: AcceptanceCounts) -> list[float]:
+    """The rate at each place once it is reached; not a number where few rounds came so far."""
+    # A place is reached by the rounds that accepted the one before it, if they drafted as far.
+    came = [1.0, *counts.acceptance_rate_per_pos]
+    return [
+        math.nan if rate is None or round(share * counts.num_spec_steps) < FEWEST_ROUNDS else rate
+        for rate, share in zip(counts.conditional_acceptance_rate, came, strict=False)
+    ]
+
+
 def _bar(x: float, height: float) -> Path:
     return Path([(x - 0.39, 0), (x - 0.39, height), (x + 0.39, height), (x + 0.39, 0), (x - 0.39, 0)], closed=True)
 
@@ -265,7 +280,7 @@ def _acceptance_caption(whole: AcceptanceCounts, domains: Mapping[str, Acceptanc
     last = len(rates)
     if last > 1:
         sentence += f" and at all {last} in {percent(rates[-1])}"
-        reached = [place for place in range(1, last) if once_there[place] is not None]
+        reached = [place for place, rate in enumerate(_believable(whole)) if place and not math.isnan(rate)]
         if reached:
             place = min(reached[-1], 3)
             sentence += (

@@ -176,9 +176,12 @@ class Sheet:
         for look in fill.looks():
             self.figure.add_artist(Rectangle(*place, transform=self.figure.transFigure, **look))
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], stroke: Stroke) -> None:
+    def line(self, xs: Sequence[float], ys: Sequence[float], stroke: Stroke, *, behind: bool = False) -> None:
+        """``behind``: below the boxes, else above them."""
         line = stroke.line([x / WIDTH for x in xs], [1 - y / self.height for y in ys])
         line.set_transform(self.figure.transFigure)
+        if behind:
+            line.set_zorder(0)
         self.figure.add_artist(line)
 
     def key(self, x: float, y: float, entries: Iterable[tuple[Stroke | Fill, str]], *, room: float = WIDTH) -> None:
@@ -225,7 +228,7 @@ def draw(name: str, height: float, paint: Callable[[Sheet], None]) -> str:
 def fit(text: str, room: float, size: float = NORMAL) -> str:
     """Text made safe to draw, on one line, shortened with an ellipsis to ``room`` pixels."""
     shown = "".join("\N{REPLACEMENT CHARACTER}" if character in "\ufffe\uffff" else character for character in text)
-    shown = plain(shown)
+    shown = plain(shown) if text.strip() else "(blank)"
     if text_width(shown, size) <= room and len(shown) <= room:
         return shown
     kept = ""

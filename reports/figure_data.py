@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from specprof.experiments.matrix import DraftLength
@@ -28,8 +28,10 @@ def labels(studies: Sequence[Study]) -> list[str]:
     """A name for each that no other has: its title, and what else it takes."""
     names = [" ".join(study.title.split()) for study in studies]
     for further in ([study.name for study in studies], [study.machine_class for study in studies]):
-        common = Counter(names)
-        names = [f"{name}, {more}" if common[name] > 1 else name for name, more in zip(names, further, strict=True)]
+        alike: dict[str, set[str]] = defaultdict(set)
+        for name, more in zip(names, further, strict=True):
+            alike[name].add(more)
+        names = [f"{name}, {more}" if len(alike[name]) > 1 else name for name, more in zip(names, further, strict=True)]
     common = Counter(names)
     return [f"{name} ({index})" if common[name] > 1 else name for index, name in enumerate(names, start=1)]
 

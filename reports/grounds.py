@@ -10,7 +10,8 @@ from specprof.reports.by_study import each
 from specprof.reports.document import Block, Bullets, Cell, Column, Command, Paragraph, Section, Table
 from specprof.reports.numbers import DASH
 
-_LONGEST_MESSAGE = 400
+_MOST_CELLS = 40
+_LONGEST_MESSAGE = 240
 """Characters: some libraries put a page into one error."""
 
 
@@ -39,7 +40,11 @@ def missing(studies: Sequence[Study]) -> Section:
         Column("", "left"),
         Column("why", "left"),
     )
-    return Section("missing", "Failed, skipped and incomplete", (Table(columns, tuple(rows)),))
+    left_out = len(rows) - _MOST_CELLS
+    caption = f"And {left_out} more: `specprof results list` has all." if left_out > 0 else ""
+    return Section(
+        "missing", "Failed, skipped and incomplete", (Table(columns, tuple(rows[:_MOST_CELLS]), caption),)
+    )
 
 
 def _short(message: str) -> str:

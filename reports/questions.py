@@ -55,7 +55,8 @@ def speed(studies: Sequence[Study], detailed: Sequence[Study]) -> Section:
     if len(studies) > 1:
         blocks.append(_overview(studies))
     blocks.append(figures.speedup_heatmap(studies))
-    blocks += each(detailed, _speed_of)
+    # Of several studies the figure before has every K by domain, and in a comment there is no room for it twice.
+    blocks += each(detailed, lambda study, _: _speed_of(study, every_k=len(studies) == 1))
     return Section("speed", "Is it faster, by how much, how sure?", tuple(filter(None, blocks)))
 
 
@@ -88,12 +89,12 @@ def _speedup_cell(speedup: Speedup | None) -> Cell:
     return Cell(times(speedup.value), _MARKS.get(speedup.verdict, ""))
 
 
-def _speed_of(study: Study, suffix: str) -> Iterator[Block | None]:
+def _speed_of(study: Study, *, every_k: bool) -> Iterator[Block | None]:
     comparison = study.headline
     if comparison is None:
         return
     yield _key_table(study, comparison)
-    yield _domain_table(study, comparison)
+    yield _domain_table(study, comparison, every_k=every_k)
 
 
 def _key_table(study: Study, comparison: Comparison) -> Table:
@@ -120,17 +121,18 @@ def _key_table(study: Study, comparison: Comparison) -> Table:
     return Table(columns, rows, f"{sample}, {manner(comparison.temperature)}; the intervals are over prompts.")
 
 
-def _domain_table(study: Study, comparison: Comparison) -> Table | None:
-    if len(study.comparisons) == 1 and len(comparison.domains) < 2:
+def _domain_table(study: Study, comparison: Comparison, *, every_k: bool) -> Table | None:
+    shown = study.comparisons if every_k or study.best_k is None else {study.best_k: comparison}
+    several = len(shown) > 1
+    if not several and len(comparison.domains) < 2:
         return None
-    several = len(study.comparisons) > 1
     columns = (
         *((Column("K"),) if several else ()),
         Column("domain", "left"), Column("prompts"), Column("speedup"), Column("95 % interval"),
         Column("tokens per round"), Column("accepted"),
     )  # fmt: skip
     rows = []
-    for k, at_k in study.comparisons.items():
+    for k, at_k in shown.items():
         lines = [(name, domain.speedup_decode, domain.acceptance) for name, domain in at_k.domains.items()]
         for name, speedup, acceptance in [*lines, ("all", at_k.speedup_decode, at_k.acceptance)]:
             rows.append(
@@ -144,7 +146,7 @@ def _domain_table(study: Study, comparison: Comparison) -> Table | None:
                     Cell(percent(acceptance.draft_acceptance_rate) if acceptance else DASH),
                 )
             )
-    return Table(columns, tuple(rows), "By domain.")
+    return Table(columns, tuple(rows), "By domain." if several else f"By domain; K = {study.best_k}.")
 
 
 def time(studies: Sequence[Study]) -> Section:

@@ -15,7 +15,7 @@ from specprof.experiments.records import Failure
 from specprof.experiments.saved_runs import SavedRun
 from specprof.experiments.summary import CellState
 from specprof.profiling.comparison import Comparison
-from specprof.profiling.metrics import BenchmarkConfig, manner
+from specprof.profiling.metrics import BenchmarkConfig, title_of
 from specprof.reports import tables
 from specprof.reports.numbers import DASH
 from specprof.reports.tables import plain
@@ -57,13 +57,15 @@ def failure_lines(failure: Failure) -> list[str]:
 def cell_title(state: CellState) -> str:
     """What was asked for, in one line; text from the file, as it is."""
     config = state.config
-    how = manner(config.temperature)
-    title = f"{config.model_pair_name}  {config.prompt_domain}  K = {config.K or 0}  {how}"
-    if config.drafter != "model":
-        title += f"  drafter {config.drafter}"
-    if config.draft_layers is not None:
-        title += f" ({config.draft_layers} layers)"
-    return title if state.cell.vocab_method is None else f"{title}  vocab method {state.cell.vocab_method}"
+    return title_of(
+        config.model_pair_name,
+        config.temperature,
+        domain=config.prompt_domain,
+        k=config.K or 0,
+        drafter=config.drafter,
+        draft_layers=config.draft_layers,
+        vocab_method=state.cell.vocab_method,
+    )
 
 
 def cell_to_dict(state: CellState) -> dict[str, Any]:

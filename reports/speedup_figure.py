@@ -178,7 +178,7 @@ class _Heatmap:
         self.width = min(112.0, (WIDTH - self.left) / len(ks))
         self.narrow = self.width < text_width(f"00.00{TO}00.00", SMALL) + 8
         noted = any(entry.note and entry.value is not None for row in rows for entry in row.entries.values())
-        self.row_height = 40.0 + 12 * self.narrow + 12 * noted
+        self.row_height = 40.0 + 15 * self.narrow + 12 * noted
         headings = sum(begins for _, begins in _headings(rows))
         self.height = _HEADING + headings * _HEADING + len(rows) * self.row_height + 56
 

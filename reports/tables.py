@@ -271,6 +271,8 @@ def _latency(comparison: Comparison) -> RenderableType | None:
         ("round p99, ms", [milliseconds(arm.latency_p99) for arm in arms]),
         ("peak memory, MB", [megabytes(arm.peak_memory_bytes) for arm in arms]),
     ]
+    if any(arm.energy_joules_per_token is not None for arm in arms):  # a row of dashes on most machines
+        rows.append(("energy, J per token", [fixed(arm.energy_joules_per_token, 3) for arm in arms]))
     for label, cells in rows:
         table.add_row(label, *cells)
     return _section("Latency", [table])

@@ -228,7 +228,7 @@ def _paint_bars(sheet: Sheet, bars: Sequence[_Bar], plain: float | None) -> None
         y += 30
     if plain is not None and len(bars) > 1:
         x = left + plain / longest * room
-        sheet.line([x, x], [30, y - 2], _LEVEL)
+        sheet.line([x, x], [30, y - 2], _LEVEL, behind=True)
         sheet.text(x, y + 8, PLAIN, role="quiet", size=SMALL, align="center")
 
 

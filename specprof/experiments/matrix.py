@@ -12,7 +12,7 @@ from specprof.experiments.records import CellStarted, Failure, Generation, Gener
 from specprof.experiments.results import Contents
 from specprof.experiments.summary import last_failure
 from specprof.profiling.comparison import Comparison, compare, relative_to_prompt
-from specprof.profiling.metrics import BenchmarkConfig, GenerationResult, manner
+from specprof.profiling.metrics import BenchmarkConfig, GenerationResult, title_of
 from specprof.profiling.statistics import drift
 
 DraftLength = int | Literal["auto"]
@@ -54,13 +54,10 @@ class Matrix:
 
     @property
     def title(self) -> str:
-        how = manner(self.config.temperature)
-        title = f"{self.config.model_pair_name}  {how}"
-        if self.config.drafter != "model":
-            title += f"  drafter {self.config.drafter}"
-        if self.config.draft_layers is not None:
-            title += f" ({self.config.draft_layers} layers)"
-        return title
+        config = self.config
+        return title_of(
+            config.model_pair_name, config.temperature, drafter=config.drafter, draft_layers=config.draft_layers
+        )
 
     def best(self, domain: str) -> DraftLength | None:
         """The draft length with the largest speedup in a domain; None where none was measured."""

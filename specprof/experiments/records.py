@@ -305,7 +305,9 @@ def check_round(round: Round) -> None:
     for name in ("target_prob", "draft_prob", "alpha"):
         values = getattr(round, name)
         if values is not None and len(values) != len(round.draft_tokens):
-            raise ValueError(f"round {round.index}: {len(values)} of {name} for {len(round.draft_tokens)} tokens drafted")
+            raise ValueError(
+                f"round {round.index}: {len(values)} of {name} for {len(round.draft_tokens)} tokens drafted"
+            )
 
 
 def _rounded(name: str, value: Any) -> Any:

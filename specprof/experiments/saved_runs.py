@@ -15,7 +15,7 @@ from specprof.experiments.results import FILE_NAME
 from specprof.profiling.comparison import Comparison, Divergence, compare
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Event, Round, RunEnded, RunStarted
-from specprof.profiling.metrics import GenerationResult, fold, manner
+from specprof.profiling.metrics import GenerationResult, fold, title_of
 
 _EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
 _LAST_BYTES = 4096
@@ -98,13 +98,14 @@ class FinishedRun:
     @property
     def title(self) -> str:
         asked = self.asked
-        how = manner(asked.temperature)
-        title = f"{asked.pair.get('name', 'a pair')}  K = {asked.k}  {how}"
-        if asked.drafter != "model":
-            title += f"  drafter {asked.drafter}"
-        if asked.draft_layers is not None:
-            title += f" ({asked.draft_layers} layers)"
-        return title if asked.vocab_method is None else f"{title}  vocab method {asked.vocab_method}"
+        return title_of(
+            str(asked.pair.get("name")),
+            asked.temperature,
+            k=asked.k,
+            drafter=asked.drafter,
+            draft_layers=asked.draft_layers,
+            vocab_method=asked.vocab_method,
+        )
 
     @property
     def subtitle(self) -> str | None:

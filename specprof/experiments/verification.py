@@ -189,7 +189,7 @@ def _verify_arm(
 
 def _check(name: str, scores: Scores, level: float, shift: Shift, otherwise: str) -> Check:
     """``otherwise``: why nothing can be said where nothing can."""
-    score = score_test(scores, level, shift)
+    score = score_test(scores, level, shift, exponential=name == "sharpness")
     if score is None:
         return Check(name, len(scores), not_tested=otherwise)
     # A fault of every token is the largest there can be: what could miss that tells something only where it fails.

@@ -28,6 +28,28 @@ def manner(temperature: float) -> str:
     return "greedy" if temperature == 0 else f"temperature {temperature:g}"
 
 
+def title_of(
+    pair: str,
+    temperature: float,
+    *,
+    domain: str | None = None,
+    k: int | str | None = None,
+    drafter: str = "model",
+    draft_layers: int | str | None = None,
+    vocab_method: str | None = None,
+) -> str:
+    """What was asked for, in one line; what is as always is left out."""
+    parts = [
+        pair,
+        domain,
+        None if k is None else f"K = {k}",
+        manner(temperature),
+        None if drafter == "model" else f"drafter {drafter}{f' ({draft_layers} layers)' if draft_layers else ''}",
+        None if vocab_method is None else f"vocab method {vocab_method}",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
 IN_EVENTS_ONLY = ("rounds", "draft_matches", "token_texts")
 """Fields of a result that its JSON leaves to the events."""
 
