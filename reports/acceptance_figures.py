@@ -72,7 +72,7 @@ def acceptance_by_position(study: Study, *, name: str = "acceptance") -> Figure 
     ]
     if list(panels) != [ALL]:
         keys.append((_EVERYONE, ALL))
-    note = f"“if reached” is drawn where {FEWEST_ROUNDS} rounds or more came so far"
+    note = f"if reached: drawn where {FEWEST_ROUNDS} rounds or more came so far"
     svg = _panels(name, panels, keys, "place in the draft", paint_panel, top=1.0, note=note)
     everyone = domains if ALL in domains else {**domains, ALL: whole}
     return Figure(
@@ -339,7 +339,7 @@ def _acceptance_rows(domain: str, counts: AcceptanceCounts, longest: int) -> Ite
     rounds = str(counts.num_spec_steps)
     yield [f"{domain}: accepted", *map(percent, rates), *rest, rounds]
     yield [f"{domain}: 95 % interval", *spreads, *rest, rounds]
-    yield [f"{domain}: once reached", *map(percent, counts.conditional_acceptance_rate), *rest, rounds]
+    yield [f"{domain}: if reached", *map(percent, counts.conditional_acceptance_rate), *rest, rounds]
 
 
 def _histogram_rows(domain: str, counts: AcceptanceCounts, longest: int) -> Iterator[list[str]]:

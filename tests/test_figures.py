@@ -42,6 +42,7 @@ OF_ONE = (
     figures.time_per_token,
     figures.cost_curve,
 )
+PHASE_FIELDS = ("draft_seconds", "verify_seconds", "sample_seconds", "overhead_seconds")
 LIGHT = {light for light, _ in COLORS.values()}
 CURVE = CostCurve(
     draft_seconds=tuple(0.0004 * k for k in range(5)),
@@ -101,8 +102,8 @@ def measured(
                 drafted = int(draw.integers(1, 7)) if k == "auto" else k
                 accepted = int(np.cumprod(draw.random(drafted) < 0.6).sum())
                 times_of_phases = draw.gamma(9, (0.0003 * drafted, 0.0012 + 0.00004 * drafted, 0.00004, 0.00002)).T / 9
-                names = ("draft_seconds", "verify_seconds", "sample_seconds", "overhead_seconds")
-                made.append(make_round(drafted, accepted, **dict(zip(names, map(float, times_of_phases), strict=True))))
+                seconds: dict[str, Any] = dict(zip(PHASE_FIELDS, map(float, times_of_phases), strict=True))
+                made.append(make_round(drafted, accepted, **seconds))
             plain = ar(prompt_id, tokens=sum(round.num_accepted + 1 for round in made), slow=0.12)
             results[k] += [plain, distinct(made, f"SD-K{k}", 0, prompt_id)]
     return a_study(results, domain_of, **more)
@@ -239,7 +240,7 @@ def test_colours_are_the_palettes(drawn: list[Figure]) -> None:
         parents = {child: parent for parent in root.iter() for child in parent}
         for element in root.iter():
             if element.tag.rpartition("}")[2] in ("path", "text", "use") and element not in defined:
-                style = element.get("style") or parents[element].get("style", "")
+                style = element.get("style") or parents[element].attrib["style"]
                 assert "fill:" in style, "what has no fill is black, on dark ground too"
 
 
@@ -425,7 +426,7 @@ def test_acceptance_is_the_comparisons() -> None:
     rows = {row[0]: row[1:] for row in cells(figure)}
     rounds = str(acceptance.num_spec_steps)
     assert rows["chat: accepted"] == [*map(percent, acceptance.acceptance_rate_per_pos), rounds]
-    assert rows["chat: once reached"] == [*map(percent, acceptance.conditional_acceptance_rate), rounds]
+    assert rows["chat: if reached"] == [*map(percent, acceptance.conditional_acceptance_rate), rounds]
     assert len(rows) == 3 * 3
     overall = study.comparisons[4].acceptance
     assert overall is not None
@@ -436,13 +437,13 @@ def test_rates_of_few_rounds_are_in_the_table_but_not_drawn() -> None:
     # the third place is reached by one round only, which accepts it
     results = [ar("a", tokens=20), sd("a", accepted=[1] * 6 + [3] + [0] * 3, k=3)]
     figure = figures.acceptance_by_position(a_study({3: results}, {"a": "code"}))
-    assert figure is not None and cells(figure)[2] == ["code: once reached", "70 %", "14 %", "100 %", "10"]
+    assert figure is not None and cells(figure)[2] == ["code: if reached", "70 %", "14 %", "100 %", "10"]
     dashed = re.findall(r'd="(M [^"]*)"[^>]*stroke-dasharray[^>]*stroke:#b55208', figure.svg)
     assert [path.count("L") for path in dashed if path.count("L") != 2] == [1]
 
 
 def test_intervals_of_shares_are_wilsons() -> None:
-    from scipy.stats import binomtest
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     results = [ar("a", tokens=20), sd("a", accepted=[1] * 7 + [0] * 3, k=1)]
     figure = figures.acceptance_by_position(a_study({1: results}, {"a": "code"}))

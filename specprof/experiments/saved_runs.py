@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from specprof.errors import ResourceError, UsageError
 from specprof.experiments.records import check_round, checked, parse_object
@@ -15,11 +15,11 @@ from specprof.experiments.results import FILE_NAME
 from specprof.profiling.comparison import Comparison, Divergence, compare
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Event, Round, RunEnded, RunStarted
-from specprof.profiling.metrics import GenerationResult, fold, title_of
+from specprof.profiling.metrics import BASELINE, GenerationResult, fold, title_of
 
 _EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
 _LAST_BYTES = 4096
-"""More than a :class:`RunEnded` takes."""
+"""More than most :class:`RunEnded` take; those with many differences take more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class FinishedRun:
     def title(self) -> str:
         asked = self.asked
         return title_of(
-            str(asked.pair.get("name")),
+            str(asked.pair.get("name", "a pair")),
             asked.temperature,
             k=asked.k,
             drafter=asked.drafter,
@@ -127,9 +127,14 @@ def read_run(path: Path) -> FinishedRun:
         if not isinstance(started, RunStarted):
             raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
         asked = Asked(**checked(Asked, started.config))
+        if isinstance(asked.k, str) and asked.k != "auto":
+            raise ValueError(f"k is {asked.k!r}, neither a number nor auto")
         curve = None if asked.cost_curve is None else CostCurve.from_dict(asked.cost_curve)
         ends: list[RunEnded] = []
         results = tuple(fold(_noting(ends, events)))
+        decoders = {result.decoder for result in results} - {BASELINE}
+        if len(decoders) > 1:
+            raise ValueError(f"it is of several decoders: {', '.join(sorted(decoders))}")
         return FinishedRun(started, asked, results, curve, differences(ends[-1]) if ends else ())
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}", "remove the run (`specprof results rm`)") from error
@@ -183,9 +188,7 @@ def _summary(path: Path) -> SavedRun | None:
             if not isinstance(started, RunStarted):
                 return None
             asked = Asked(**checked(Asked, started.config))
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _LAST_BYTES))
-            last = file.readlines()[-1]
+            last = _last_line(file)
     except (OSError, ValueError):
         return None
     try:
@@ -202,6 +205,16 @@ def _summary(path: Path) -> SavedRun | None:
         repetitions=asked.repetitions,
         complete=complete,
     )
+
+
+def _last_line(file: BinaryIO) -> bytes:
+    end, size = file.seek(0, os.SEEK_END), _LAST_BYTES
+    while True:
+        file.seek(max(0, end - size))
+        lines = file.readlines()
+        if len(lines) > 1 or size >= end:
+            return lines[-1]
+        size *= 4
 
 
 def mapping(value: Any) -> dict[str, Any]:

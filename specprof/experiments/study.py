@@ -74,7 +74,7 @@ def of_run(run: FinishedRun) -> Study:
     """The study that a run is."""
     asked = run.asked
     domain_of = asked.domain_of
-    k: DraftLength = "auto" if asked.k == "auto" else int(asked.k)
+    k: DraftLength = asked.k if isinstance(asked.k, int) else "auto"
     comparison = run.compared()
     return Study(
         name=run.started.run_id,

@@ -117,8 +117,12 @@ class CostCurve:
             columns = {name: tuple(map(float, record[name])) for name in names}
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a cost curve: {error}") from error
-        if len({len(column) for column in columns.values()}) != 1 or not all(columns["verify_seconds"]):
-            raise ValueError("not a cost curve: columns of different lengths, or a pass that takes no time")
+        if len({len(column) for column in columns.values()}) != 1 or not columns["verify_seconds"]:
+            raise ValueError("not a cost curve: columns of different lengths, or empty ones")
+        if not all(0 <= value < math.inf for column in columns.values() for value in column):
+            raise ValueError("not a cost curve: a time is negative or endless")
+        if not all(columns["verify_seconds"]):
+            raise ValueError("not a cost curve: a pass that takes no time")
         return cls(**columns | {"num_rounds": tuple(map(int, columns["num_rounds"]))})  # type: ignore[arg-type]
 
 
