@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from specprof.experiments.matrix import DraftLength
 from specprof.profiling.attribution import Attribution, Change, attribute, best_change
 from specprof.profiling.comparison import Comparison
 from specprof.reports.tables import plain
@@ -53,8 +55,12 @@ def render(comparison: Comparison, *, title: str) -> RenderableType:
     return Group(heading, Text(), words[0], Text(), _column(found), Text(), *words[1:])
 
 
-def sentences(comparison: Comparison) -> list[str]:
-    """The verdict, the largest cause and the change that would help most."""
+def sentences(comparison: Comparison, *, measured: Mapping[DraftLength, float] | None = None) -> list[str]:
+    """The verdict, the largest cause and the change that would help most.
+
+    Args:
+        measured: speedups by draft length, where several were measured: what they say needs no prediction.
+    """
     found, change = attribute(comparison), best_change(comparison)
     if found is None:
         return ["Nothing to explain: it takes generations of both arms, plain and speculative."]
@@ -64,7 +70,9 @@ def sentences(comparison: Comparison) -> list[str]:
         lines.append(
             f"The largest cause is {worst.name}: {_ms(worst.seconds_per_token)} ms per token. {CAUSES[worst.name]}"
         )
-    if change is not None:
+    if measured is not None and len(measured) > 1:
+        lines.append(_best_of(measured))
+    elif change is not None:
         lines.append(_advice(change))
     if found.prefill_seconds is not None and found.prefill_seconds > 0:
         lines.append(
@@ -82,6 +90,16 @@ def _verdict(comparison: Comparison, found: Attribution) -> str:
         f"Measured {found.measured_speedup:.2f}x{certain}. A round yields {found.tokens_per_round:.2f} tokens: "
         f"if it cost no more than one step of plain decoding, it would be {found.ideal_speedup:.2f}x."
     )
+
+
+def _best_of(measured: Mapping[DraftLength, float]) -> str:
+    best = max(measured, key=measured.__getitem__)
+    tried = ", ".join(map(str, measured))
+    if measured[best] <= 1:
+        return (
+            f"What would help most: not to speculate. None of the K measured ({tried}) is faster than plain decoding."
+        )
+    return f"K = {best} is the best of those measured ({tried})."
 
 
 def _advice(change: Change) -> str:

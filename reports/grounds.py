@@ -42,9 +42,7 @@ def missing(studies: Sequence[Study]) -> Section:
     )
     left_out = len(rows) - _MOST_CELLS
     caption = f"And {left_out} more: `specprof results list` has all." if left_out > 0 else ""
-    return Section(
-        "missing", "Failed, skipped and incomplete", (Table(columns, tuple(rows[:_MOST_CELLS]), caption),)
-    )
+    return Section("missing", "Failed, skipped and incomplete", (Table(columns, tuple(rows[:_MOST_CELLS]), caption),))
 
 
 def _short(message: str) -> str:

@@ -30,7 +30,7 @@ def why(studies: Sequence[Study]) -> Section:
 def _explained(study: Study) -> Iterator[Block]:
     if study.headline is None:
         return
-    yield Bullets(tuple(explain.sentences(study.headline)))
+    yield Bullets(tuple(explain.sentences(study.headline, measured=study.speedups)))
     found = attribute(study.headline)
     if found is None:
         return

@@ -87,6 +87,7 @@ def to_dict(studies: Sequence[Study]) -> dict[str, Any]:
                 "temperature": study.temperature,
                 "domains": list(study.domains),
                 "best_k": study.best_k,
+                "explanation": explain.sentences(study.headline, measured=study.speedups) if study.headline else [],
                 "by_k": {
                     str(k): comparison.to_dict() | {"explain": explain.to_dict(comparison)}
                     for k, comparison in study.comparisons.items()

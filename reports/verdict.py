@@ -99,12 +99,22 @@ def warnings(studies: Sequence[Study]) -> tuple[str, ...]:
     for study in studies:
         of = f"{study.title}: " if len(studies) > 1 else ""
         found |= dict.fromkeys(f"{of}{caveat}" for caveat in study.caveats)
-        for k, comparison in study.comparisons.items():
-            which = f"{of}K = {k}: " if len(study.comparisons) > 1 else of
-            found |= dict.fromkeys(f"{which}{warning}" for warning in comparison.warnings)
-            match = comparison.output_matches_baseline
-            if match is not None and match.failures:
-                found[f"{which}the output is not the target's: {count(len(match.failures), 'prompt')} differ."] = None
+        found |= dict.fromkeys(f"{of}{warning}" for warning in _of_comparisons(study))
     if len({study.machine_class for study in studies}) > 1:
         found["The studies were measured on different machines or versions: compare speedups, not seconds."] = None
     return tuple(found)
+
+
+def _of_comparisons(study: Study) -> list[str]:
+    """Each warning once, with the draft lengths it is about where it is not about all."""
+    lengths: dict[str, list[str]] = {}
+    for k, comparison in study.comparisons.items():
+        match = comparison.output_matches_baseline
+        differ = len(match.failures) if match else 0
+        changed = [f"The output is not the target's: {count(differ, 'prompt')} differ."] if differ else []
+        for warning in (*comparison.warnings, *changed):
+            lengths.setdefault(warning, []).append(str(k))
+    return [
+        warning if len(ks) == len(study.comparisons) or f"SD-K{ks[0]}" in warning else f"K = {', '.join(ks)}: {warning}"
+        for warning, ks in lengths.items()
+    ]

@@ -125,6 +125,13 @@ def _probabilities(event: Event) -> Event:
     return dataclasses.replace(event, target_prob=(0.5,)) if isinstance(event, Round) and event.k else event
 
 
+def _negative(event: Event) -> Event:
+    """Of a run that notes its probabilities."""
+    if not isinstance(event, Round) or not event.k:
+        return event
+    return dataclasses.replace(event, alpha=(-0.5,) * len(event.draft_tokens))
+
+
 def _differences(*values: Any) -> Callable[[Event], Event]:
     return lambda event: dataclasses.replace(event, differences=values) if isinstance(event, RunEnded) else event
 
@@ -145,6 +152,7 @@ def _differences(*values: Any) -> Callable[[Event], Event]:
         _config(caveats="none"),
         _second_decoder,
         _probabilities,
+        _negative,
         _differences({"prompt_id": "code_000"}),
         _differences({"prompt_id": "code_000", "position": "first"}),
         lambda e: dataclasses.replace(e, token_texts={"1": 2}) if isinstance(e, PromptEnded) else e,
@@ -163,3 +171,17 @@ def test_a_cost_that_is_endless_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"R"', "1e999"))
     with pytest.raises(UsageError, match="damaged"):
         read_run(path)
+
+
+def test_equal_models_agree_by_no_more_than_all(tmp_path: Path) -> None:
+    """Sums of many rounded probabilities come out above 1; what is predicted from them is of an alpha of 1."""
+
+    def agreed(event: Event) -> Event:
+        if isinstance(event, Round) and event.k:
+            return dataclasses.replace(event, alpha=(1.0000003,) * len(event.draft_tokens))
+        return event
+
+    events = map(agreed, large_run.run(temperature=1.0, accepted=1.0, curve=CURVE))
+    found = of_run(read_run(large_run.write(tmp_path, list(events)))).headline
+    assert found is not None and found.acceptance is not None and found.acceptance.alpha == 1.0
+    assert found.predictions[-1].tokens_per_round_from_alpha == 5.0

@@ -308,6 +308,8 @@ def check_round(round: Round) -> None:
             raise ValueError(
                 f"round {round.index}: {len(values)} of {name} for {len(round.draft_tokens)} tokens drafted"
             )
+        if values and not 0 <= min(values) <= max(values) <= _LARGEST_PROBABILITY:
+            raise ValueError(f"round {round.index}: {name} is no probability")
 
 
 def _rounded(name: str, value: Any) -> Any:
@@ -335,6 +337,8 @@ def _checked_columns(columns: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 # Whatever stands in a file is to be what the fields say before anybody computes with it.
 
+_LARGEST_PROBABILITY = 1.01
+"""A sum of many rounded ones may be a little above 1."""
 _LARGEST = 2**63
 _LARGEST_FLOAT = 1e100  # what is computed from it stays finite
 

@@ -49,16 +49,16 @@ class Study:
     is_sweep: bool
 
     @property
+    def speedups(self) -> dict[DraftLength, float]:
+        """Of decoding over all prompts, by K; without those that have none."""
+        found = ((k, comparison.speedup_decode) for k, comparison in self.comparisons.items())
+        return {k: speedup.value for k, speedup in found if speedup is not None and speedup.value is not None}
+
+    @property
     def best_k(self) -> DraftLength | None:
-        """The draft length with the largest speedup over all prompts; the only one of a run."""
-        values = {
-            k: c.speedup_decode.value
-            for k, c in self.comparisons.items()
-            if c.speedup_decode is not None and c.speedup_decode.value is not None
-        }
-        if values:
-            return max(values, key=lambda k: values[k])
-        return next(iter(self.comparisons), None)
+        """The draft length with the largest speedup; the only one of a run."""
+        speedups = self.speedups
+        return max(speedups, key=speedups.__getitem__) if speedups else next(iter(self.comparisons), None)
 
     @property
     def headline(self) -> Comparison | None:

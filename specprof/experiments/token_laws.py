@@ -22,12 +22,15 @@ from specprof.profiling.events import Round
 from specprof.profiling.goodness import Scores, Shift, Values
 from specprof.profiling.verification import Rounding
 
-Statistic = Literal["ratio", "overlap", "sharpness"]
-"""Functions of a token: the ratio of its draft to its target probability, the same up to 1 (the probability of
-accepting it, were it drafted), and its log probability."""
+Statistic = Literal["ratio", "low ratio", "overlap", "sharpness"]
+"""Functions of a token: the ratio of its draft to its target probability, the same up to a lower bound, the same up to
+1 (the probability of accepting it, were it drafted), and its log probability."""
 
 MAX_RATIO = 100.0
-"""Of draft to target probability. Large ones tell most about a leak, but then few tokens carry the test."""
+"""Of draft to target probability. Large ratios tell most about a leak, but then few tokens carry the test ..."""
+MAX_LOW_RATIO = 10.0
+"""... so where there are few, they count less."""
+MANY_TOKENS = 1000
 MIN_LOG_PROB = -20.0
 RANK_BINS = 20
 _LEAST = -1e4
@@ -83,6 +86,7 @@ class Laws:
             return found
         ratio = (self.draft / self.log_probs.exp().clamp_min(_tiny(self.target))).clamp_max(MAX_RATIO)
         found["ratio"] = ratio, self.draft - self.target
+        found["low ratio"] = ratio.clamp_max(MAX_LOW_RATIO), self.draft - self.target
         residual = (self.target - self.draft).clamp_min(0)
         found["overlap"] = ratio.clamp_max(1.0), residual.sum(-1, keepdim=True) * self.target - residual
         return found

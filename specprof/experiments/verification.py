@@ -18,6 +18,7 @@ from specprof.experiments.observer import Decoder
 from specprof.experiments.run import EncodedPrompt, request_for
 from specprof.experiments.tie import diagnose
 from specprof.experiments.token_laws import (
+    MANY_TOKENS,
     RANK_BINS,
     Generation,
     Place,
@@ -157,9 +158,9 @@ def _verify_arm(
     judged: Place | None = "judged" if speculates else None
     ranks = tokens.numbers(np.random.default_rng(config.seed))
     checks = {
-        "unjudged": _draft_check("unjudged", "ratio", tokens, judged, rounding, level),
+        "unjudged": _draft_check("unjudged", _ratio(tokens, judged), tokens, judged, rounding, level),
         "corrected": _draft_check("corrected", "overlap", tokens, judged, rounding, level),
-        "bonus": _draft_check("bonus", "ratio", tokens, "bonus", rounding, level),
+        "bonus": _draft_check("bonus", _ratio(tokens, "bonus"), tokens, "bonus", rounding, level),
         "sharpness": _check(
             "sharpness",
             tokens.scores("sharpness", None),
@@ -205,6 +206,10 @@ def _check(name: str, scores: Scores, level: float, shift: Shift, otherwise: str
         detectable=score.detectable,
         not_tested=otherwise if vacuous else None,
     )
+
+
+def _ratio(tokens: TokenScores, place: Place | None) -> Statistic:
+    return "ratio" if tokens.num_at(place) >= MANY_TOKENS else "low ratio"
 
 
 def _draft_check(

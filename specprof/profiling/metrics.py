@@ -386,7 +386,9 @@ class AcceptanceCounts:
 
         At temperature 0 of the match. None when sampling without the probabilities recorded.
         """
-        return self._alpha_sum / self._alpha_positions if self._alpha_positions else None
+        if not self._alpha_positions:
+            return None
+        return min(1.0, self._alpha_sum / self._alpha_positions)  # of equal models, rounded sums may come out above
 
     def to_dict(self) -> dict[str, Any]:
         names = (
