@@ -21,6 +21,7 @@ from specprof.commands.report import report
 from specprof.commands.results import results
 from specprof.commands.run import run
 from specprof.commands.sweep import sweep
+from specprof.commands.verify import verify
 from specprof.errors import SpecprofError
 
 INTERRUPTED = 130
@@ -41,6 +42,7 @@ app.command()(sweep)
 app.command()(explain)
 app.command()(report)
 app.command()(compare)
+app.command()(verify)
 app.add_typer(results)
 
 

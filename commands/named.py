@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +26,11 @@ def studies_of(names: Sequence[str], directory: Path) -> list[Study]:
     Raises:
         UsageError: there is nothing of a name, or several.
     """
-    found: dict[tuple[str, str, str], Study] = {}
+    found: dict[tuple[str, ...], list[Study]] = {}
     for name in names:
-        for study in _named(name, directory):
-            found.setdefault((study.name, study.title, study.machine_class), study)
-    return list(found.values())
+        source, studies = _named(name, directory)
+        found.setdefault(source, studies)
+    return [study for studies in found.values() for study in studies]
 
 
 def newest(directory: Path) -> list[Study]:
@@ -39,36 +40,56 @@ def newest(directory: Path) -> list[Study]:
         UsageError: there is neither.
     """
     from specprof.experiments.results import FILE_NAME
-    from specprof.experiments.saved_runs import read_run, saved_runs
+    from specprof.experiments.saved_runs import read_run
     from specprof.experiments.study import of_run
 
-    runs = [run for run in saved_runs(directory) if run.complete]
-    store = directory / FILE_NAME
-    if store.is_file() and (not runs or store.stat().st_mtime > runs[-1].path.stat().st_mtime):
+    store, runs = directory / FILE_NAME, _complete(directory)
+    if store.is_file() and (not runs or store.stat().st_mtime > runs[-1].stat().st_mtime):
         return _sweep(directory)
-    if not runs:
-        raise UsageError(
-            f"there is no complete run in {directory}",
-            "make one with `specprof run`, or name the directory that has it (--results-dir)",
-        )
-    return [of_run(read_run(runs[-1].path))]
+    return [of_run(read_run(_last(runs, directory)))]
 
 
-def _named(name: str, directory: Path) -> list[Study]:
+def _named(name: str, directory: Path) -> tuple[tuple[str, ...], list[Study]]:
+    """Where it comes from, which tells one from another, and what it is."""
     from specprof.commands.results import named
     from specprof.experiments.results import FILE_NAME
     from specprof.experiments.saved_runs import SavedRun, read_run
     from specprof.experiments.study import of_run, of_sweep
 
     path = Path(name)
-    if path.is_dir():
-        return newest(path) if not (path / FILE_NAME).is_file() else _sweep(path)
-    if path.is_file():
-        return _sweep(path.parent) if path.name == FILE_NAME else [of_run(read_run(path))]
+    if os.path.isdir(name):
+        store = path / FILE_NAME
+        path = store if store.is_file() else _last(_complete(path), path)
+    if os.path.isfile(path):
+        found_there = _sweep(path.parent) if path.name == FILE_NAME else [of_run(read_run(path))]
+        return (str(path.resolve()),), found_there
     contents, found = named(name, directory)
     if isinstance(found, SavedRun):
-        return [of_run(read_run(found.path))]
-    return of_sweep(contents, found.cell.config_hash, {found.cell.config_hash}, found.cell.machine_class)
+        return (str(found.path.resolve()),), [of_run(read_run(found.path))]
+    key = (found.cell.config_hash, found.cell.machine_class)
+    studies = of_sweep(contents, found.cell.config_hash, {found.cell.config_hash}, found.cell.machine_class)
+    if not studies:
+        raise UsageError(
+            f"cell {found.cell.config_hash} is plain decoding, which is shown beside what is compared with it",
+            f"name one of those, or the whole sweep: {directory}",
+        )
+    return key, studies
+
+
+def _complete(directory: Path) -> list[Path]:
+    """Runs that came to their end, the oldest first."""
+    from specprof.experiments.saved_runs import saved_runs
+
+    return [run.path for run in saved_runs(directory) if run.complete]
+
+
+def _last(runs: Sequence[Path], directory: Path) -> Path:
+    if not runs:
+        raise UsageError(
+            f"there is no complete run in {directory}",
+            "make one with `specprof run`, or name the directory that has it (--results-dir)",
+        )
+    return runs[-1]
 
 
 def _sweep(directory: Path) -> list[Study]:

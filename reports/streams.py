@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from specprof.experiments.study import Study
@@ -12,6 +13,9 @@ from specprof.reports.document import Piece, TokenStream
 
 MOST_STREAMS = 3
 MOST_ROUNDS = 160
+
+_SHAPES = frozenset(f"{string.punctuation} \n\t")
+"""What is left of a text without its letters. Bytes and characters that are spelled out would be letters again."""
 
 
 def streams(study: Study, *, redact: bool = False) -> list[TokenStream]:
@@ -23,7 +27,8 @@ def streams(study: Study, *, redact: bool = False) -> list[TokenStream]:
     if study.best_k is None:
         return []
     texts: dict[str, GenerationResult] = {}
-    for result in study.arm(study.best_k, baseline=False):
+    # Of a prompt's repetitions one has noted what its tokens stand for.
+    for result in sorted(study.arm(study.best_k, baseline=False), key=lambda result: result.token_texts is None):
         if result.rounds:
             texts.setdefault(result.prompt_id, result)
     return [_stream(study, texts[prompt_id], redact) for prompt_id in _some(study.domain_of, list(texts))]
@@ -39,9 +44,9 @@ def _some(domain_of: Mapping[str, str], prompt_ids: Sequence[str]) -> list[str]:
 def _stream(study: Study, result: GenerationResult, redact: bool) -> TokenStream:
     domain = study.domain_of.get(result.prompt_id)
     title = f"{result.prompt_id}{f' ({domain})' if domain else ''}, {result.decoder}"
-    text = _Reader(result.token_texts or {}, redact)
-    first = (Piece(text.emitted(result.generated_ids[0]), "first"),)
     shown = result.rounds[:MOST_ROUNDS]
+    text = _Reader(result.token_texts or {}, 1 + sum(len(round.emitted_tokens) for round in shown), redact)
+    first = (Piece(text.emitted(result.generated_ids[0]), "first"),)
     rounds = (first, *(tuple(_pieces(round, text)) for round in shown))
     return TokenStream(title, rounds, len(result.rounds) - len(shown))
 
@@ -60,7 +65,8 @@ def _pieces(round: Round, text: _Reader) -> Iterator[Piece]:
     kept = round.emitted_tokens[: round.num_accepted]
     yield from (piece(index, text.emitted, True) for index in range(len(kept)))
     all_accepted = round.num_accepted == len(round.draft_tokens)
-    yield from (piece(index, text.rejected, False) for index in range(round.num_accepted, len(round.draft_tokens)))
+    if len(round.emitted_tokens) > len(kept):  # else the text ended with an accepted one: nothing stands behind it
+        yield from (piece(index, text.rejected, False) for index in range(round.num_accepted, len(round.draft_tokens)))
     for token in round.emitted_tokens[len(kept) :]:
         yield Piece(text.emitted(token), ("bonus" if all_accepted else "corrected") if round.draft_tokens else "plain")
 
@@ -68,26 +74,33 @@ def _pieces(round: Round, text: _Reader) -> Iterator[Piece]:
 class _Reader:
     """Text of one token after another; a character that several tokens make up appears with the last of them."""
 
-    def __init__(self, texts: Mapping[str, str], redact: bool) -> None:
+    def __init__(self, texts: Mapping[str, str], num_tokens: int, redact: bool) -> None:
         self._texts = texts
+        self._left = num_tokens
         self._redact = redact
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def emitted(self, token: int) -> str:
-        return self._shown(token, self._decoder)
+        """Of the next of ``num_tokens``; with the last, what has begun is not waited for any more."""
+        self._left -= 1
+        encoded = self._encoded(token)
+        return self._shown(token if encoded is None else self._decoder.decode(encoded, final=self._left == 0))
 
     def rejected(self, token: int) -> str:
         """A token that the text did not go on with."""
-        apart = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        apart.setstate(self._decoder.getstate())
-        return self._shown(token, apart) + apart.decode(b"", final=True)
+        encoded = self._encoded(token)
+        if encoded is None:
+            return self._shown(token)
+        begun, _ = self._decoder.getstate()
+        text = (begun + encoded).decode("utf-8", "surrogateescape")
+        return self._shown(text.removeprefix(begun.decode("utf-8", "surrogateescape")))
 
-    def _shown(self, token: int, decoder: codecs.IncrementalDecoder) -> str:
-        known = self._texts.get(str(token))
-        if known is None:
-            return f"[{token}]"
+    def _encoded(self, token: int) -> bytes | None:
         try:
-            text = decoder.decode(known.encode("utf-8", "surrogateescape"))
-        except UnicodeEncodeError:  # a surrogate that stands for no byte: the file is not from here
-            text = known
-        return "".join("\N{LIGHT SHADE}" if c.isalnum() else c for c in text) if self._redact else text
+            return self._texts[str(token)].encode("utf-8", "surrogateescape")
+        except (KeyError, UnicodeEncodeError):  # not noted; or a surrogate that stands for no byte, from elsewhere
+            return None
+
+    def _shown(self, text: str | int) -> str:
+        shown = text if isinstance(text, str) else self._texts.get(str(text), f"[{text}]")
+        return "".join(c if c in _SHAPES else "\N{LIGHT SHADE}" for c in shown) if self._redact else shown

@@ -189,6 +189,8 @@ def _detectable(check: Check, temperature: float) -> str:
     if check.detectable is None or check.not_tested is not None:
         return DASH
     if check.name == "sharpness":
+        if check.detectable >= 1:
+            return DASH
         return " or ".join(_temperature(temperature, change) for change in (check.detectable, -check.detectable))
     return _percent(check.detectable)
 

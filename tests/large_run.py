@@ -205,7 +205,9 @@ def _measure(num_rounds: int) -> None:
         seconds = time.perf_counter() - begin
         sizes = {file.name: file.stat().st_size for file in sorted(Path(name).iterdir()) if file.is_file()}
     assert os.waitstatus_to_exitcode(status) == 0
-    print(f"{rounds} rounds: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, {used.ru_maxrss / 1024:.0f} MB")
+    print(
+        f"{rounds} rounds: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, {used.ru_maxrss / 1024:.0f} MB"
+    )
     print(sizes)
 
 

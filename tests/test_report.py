@@ -142,11 +142,11 @@ RUNS: dict[str, Callable[[], Iterator[Event] | Sequence[Event]]] = {
     ),
     "a clock that stands": lambda: changed(
         large_run.run(curve=CURVE),
-        lambda e: dataclasses.replace(
-            e, draft_seconds=0.0, verify_seconds=0.0, sample_seconds=0.0, overhead_seconds=0.0
-        )
-        if isinstance(e, Round)
-        else e,
+        lambda e: (
+            dataclasses.replace(e, draft_seconds=0.0, verify_seconds=0.0, sample_seconds=0.0, overhead_seconds=0.0)
+            if isinstance(e, Round)
+            else e
+        ),
     ),
     "nothing asked": lambda: large_run.run([]),
     "prompts without a domain": lambda: large_run.run(prompts=[{"prompt_id": "code_000"}], pair={}),
@@ -446,9 +446,7 @@ def test_texts_that_agree_are_said_to() -> None:
     assert rows(only) == [["4", "6", "6", "0", "0", "0"]]
 
 
-@pytest.mark.parametrize(
-    ("case", "word"), [("sampled", "specprof verify"), ("no baseline", "nothing to compare with")]
-)
+@pytest.mark.parametrize(("case", "word"), [("sampled", "specprof verify"), ("no baseline", "nothing to compare with")])
 def test_why_nothing_is_compared(case: str, word: str) -> None:
     [only] = section(report([study(case)]), "output")
     assert isinstance(only, Paragraph) and word in only.text
@@ -462,7 +460,9 @@ def test_caveats_come_before_everything() -> None:
 # Sweeps
 
 
-def sweep(*, lengths: Sequence[int] = (2, 4), domains: Sequence[str] = ("code", "conversation"), **more: Any) -> list[Record]:
+def sweep(
+    *, lengths: Sequence[int] = (2, 4), domains: Sequence[str] = ("code", "conversation"), **more: Any
+) -> list[Record]:
     """A finished sweep of one pair."""
     made: list[Record] = [sample_store.session(), sample_store.machine()]
     return [*made, *cells(lengths=lengths, domains=domains, **more)]
@@ -488,7 +488,9 @@ def cells(
 
 
 def failed(*asked: BenchmarkConfig, reason: str = "out of memory") -> list[Record]:
-    return [record for each in asked for record in (sample_store.cell(each), sample_store.failure(900, each, reason=reason))]
+    return [
+        record for each in asked for record in (sample_store.cell(each), sample_store.failure(900, each, reason=reason))
+    ]
 
 
 def test_a_sweep_has_a_report() -> None:
@@ -530,7 +532,10 @@ def test_a_sweep_of_which_every_cell_failed_has_a_report() -> None:
     whole = report([found])
     check(whole)
     assert whole.verdict == "Nothing was measured."
-    assert [row[2:4] for row in rows(section(whole, "missing")[0])] == [["plain", "out of memory"], ["4", "out of memory"]]
+    assert [row[2:4] for row in rows(section(whole, "missing")[0])] == [
+        ["plain", "out of memory"],
+        ["4", "out of memory"],
+    ]
 
 
 def test_a_sweep_without_its_baseline_has_a_report() -> None:
@@ -561,7 +566,10 @@ def test_pairs_and_machines_are_told_apart() -> None:
 
 
 def test_of_many_studies_the_first_are_shown_in_detail() -> None:
-    records = [*sweep()[:2], *(r for t in range(MOST_DETAILED + 3) for r in cells(domains=["code"], temperature=t / 10))]
+    records = [
+        *sweep()[:2],
+        *(r for t in range(MOST_DETAILED + 3) for r in cells(domains=["code"], temperature=t / 10)),
+    ]
     found = of_store(records)
     assert len(found) == MOST_DETAILED + 3
     whole = report(found)
@@ -614,7 +622,13 @@ def test_hostile_names_are_only_names(text: str) -> None:
         [(prompt_id, domain + named) for prompt_id, domain in prompts(2)],
         run_id=named,
         curve=CURVE,
-        machine={named: named, "cpu": named, "gpu": {"name": named, "driver": named}, "cores": [named], "git_commit": {}},
+        machine={
+            named: named,
+            "cpu": named,
+            "gpu": {"name": named, "driver": named},
+            "cores": [named],
+            "git_commit": {},
+        },
         pair={"name": named},
         drafter=named,
         vocab_method=named,

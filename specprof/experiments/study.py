@@ -58,7 +58,9 @@ class Study:
     def best_k(self) -> DraftLength | None:
         """The draft length with the largest speedup; the only one of a run."""
         speedups = self.speedups
-        return max(speedups, key=speedups.__getitem__) if speedups else next(iter(self.comparisons), None)
+        if speedups:
+            return max(speedups, key=speedups.__getitem__)
+        return next(iter(self.comparisons), None)
 
     @property
     def headline(self) -> Comparison | None:
