@@ -61,18 +61,30 @@ def write_document(path: Path, document: dict[str, Any], *, kept: object = None)
         raise ResourceError(f"writing {path} failed: {error.strerror or error}", hint) from error
 
 
-def write_file(path: Path, write: Callable[[Path], object], *, make_directory: bool = False) -> None:
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file that is the old one or the new one, never a part.
 
     Raises:
         ResourceError: it can't be written.
     """
     try:
-        if make_directory:
-            path.parent.mkdir(exist_ok=True)
         write_whole(path, write)
     except OSError as error:
         raise ResourceError(
             f"writing {path} failed: {error.strerror or error}",
             "name a file in a directory that exists, is writable and has space left",
+        ) from error
+
+
+def make_directory(path: Path) -> None:
+    """Make it, unless it is there.
+
+    Raises:
+        ResourceError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"making the directory {path} failed: {error.strerror or error}", "name files in another directory"
         ) from error

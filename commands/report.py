@@ -13,7 +13,7 @@ import typer
 
 from specprof.commands import narration, options, thresholds
 from specprof.commands.narration import LOG
-from specprof.commands.output import write_file
+from specprof.commands.output import make_directory, write_file
 from specprof.errors import UsageError
 from specprof.experiments.store import check_file_writable
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from specprof.reports.document import Report
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6}
+_LARGEST = 10**12
+_LONGEST_NAME = 50
+"""Characters, each of up to 4 of the 255 bytes that a file's name may have."""
 
 
 def report(
@@ -77,8 +80,13 @@ def report(
         flag = "--fail-if" if wanted else "--allow-machine-mismatch"
         raise UsageError(f"{flag} needs --compare", "name what it was before: --compare RUN")
     thresholds.check_flags(certain=certain, each_domain=each_domain, anything_to_judge=bool(wanted))
-    for written in filter(None, (html, None if md in (None, "-") else Path(str(md)))):
+    if as_json and md == "-":
+        raise UsageError("--json and --md - both print to standard output", "write the Markdown to a file")
+    files = [path for path in (html, None if md in (None, "-") else Path(str(md))) if path is not None]
+    for written in files:
         check_file_writable(written)
+    if len({path.resolve() for path in files}) < len(files):
+        raise UsageError("--html and --md name one file", "give each its own")
     from specprof.commands.named import newest, studies_of
 
     studies = studies_of(names, results_dir) if names else newest(results_dir)
@@ -91,6 +99,7 @@ def report(
     if html is None and md is None and not as_json:
         name = _file_name(studies)
         html, md = results_dir / f"{name}.html", str(results_dir / f"{name}.md")
+        make_directory(results_dir)
     if html is not None or md is not None:
         _write(studies, found, html, md, title=title, redact=redact_text, max_bytes=max_bytes)
     verdicts = [] if found is None else thresholds.judged(wanted, found, certain=certain, each_domain=each_domain)
@@ -120,23 +129,26 @@ def _write(
     compared = None if found is None else Section("compared", "What became of it", difference.blocks(found))
     whole = report_on(studies, title=title, redact=redact, compared=compared)
     LOG.info("%s", whole.verdict)
-    if html is not None:
-        _write_html(whole, html, max_bytes)
+    from specprof.reports.html import render
+
+    page = None if html is None else render(whole, max_bytes=max_bytes)  # before anything is written: it may not fit
     if md is not None:
         _write_markdown(whole, md)
+    if html is not None and page is not None:
+        _write_text(html, page)
 
 
 def _size(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KM]?B?)", text.strip(), re.IGNORECASE)
     unit = None if found is None else _UNITS.get(found[2].upper()) or _UNITS.get(f"{found[2].upper()}B")
-    if found is None or unit is None:
+    if found is None or unit is None or not (size := float(found[1]) * unit) < _LARGEST:
         raise UsageError(f"--max-size {text!r} is not a size", "for instance 5MB or 800KB")
-    return int(float(found[1]) * unit)
+    return int(size)
 
 
 def _file_name(studies: Sequence[Study]) -> str:
     """Of the run; of a sweep, that of its directory. Names come from files, so only letters of file names are left."""
-    return re.sub(r"[^\w.-]+", "_", studies[0].name).lstrip(".") or "report"
+    return re.sub(r"[^\w.-]+", "_", studies[0].name[:_LONGEST_NAME]).lstrip(".") or "report"
 
 
 def _print_json(studies: Sequence[Study], found: Contrasts | None, verdicts: Sequence[thresholds.Judged]) -> None:
@@ -150,13 +162,6 @@ def _print_json(studies: Sequence[Study], found: Contrasts | None, verdicts: Seq
     print(json.dumps(finite(document), indent=2))
 
 
-def _write_html(whole: Report, path: Path, max_bytes: int) -> None:
-    from specprof.reports import html
-
-    text = html.render(whole, max_bytes=max_bytes)
-    write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
-
-
 def _write_markdown(whole: Report, name: str) -> None:
     from specprof.reports import markdown
     from specprof.reports.document import Figure
@@ -168,10 +173,12 @@ def _write_markdown(whole: Report, name: str) -> None:
     directory = path.with_name(f"{path.stem}_figures")
     figures = [block for section in whole.sections for block in section.blocks if isinstance(block, Figure)]
     text = markdown.render(whole, figures=directory.name if figures else None)
-    write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+    if figures:
+        make_directory(directory)
     for figure in figures:
-        _write_figure(directory / f"{figure.name}.svg", figure.svg)
+        _write_text(directory / f"{figure.name}.svg", figure.svg)
+    _write_text(path, text)  # last: what it points to is there
 
 
-def _write_figure(path: Path, svg: str) -> None:
-    write_file(path, lambda draft: draft.write_text(svg, encoding="utf-8"), make_directory=True)
+def _write_text(path: Path, text: str) -> None:
+    write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))

@@ -21,7 +21,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     if target.exists() and not target.is_file():
         write(target)
         return
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=target.suffix[:20], dir=target.parent)
+    # As long as a name may be in bytes; a character takes up to four.
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:30]}.", suffix=target.suffix[:20], dir=target.parent)
     draft = Path(name)
     try:
         write(draft)

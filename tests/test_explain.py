@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from command_line import QUICK, command, isolate, ok
 from specprof.profiling.attribution import attribute, best_change
 from specprof.profiling.comparison import compare
+from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Round
 from specprof.reports import explain as report
 from specprof.reports.tables import to_text
@@ -150,3 +151,14 @@ def test_what_can_not_be_explained(kept: Path) -> None:
         outcome = command("explain", *arguments)
         assert outcome.code == USAGE and what in outcome.told[0]
         assert not outcome.out
+
+
+def test_both_sides_of_the_advice_come_from_the_same_costs() -> None:
+    # Surveyed rounds cost more than the run's own: advice that mixed the two would gain by that alone.
+    dear = CostCurve((0.0, 0.003, 0.008), (0.010, 0.012, 0.014), (0.002, 0.002, 0.002), (9, 9, 9))
+    comparison = compare([ar("a"), sd("a"), ar("b"), sd("b")], temperature=0, curve=dear)
+    by_k = {prediction.k: prediction.speedup for prediction in comparison.predictions}
+    change = best_change(comparison)
+    assert change is not None and comparison.costs is not None
+    assert change.speedup == by_k[2] != comparison.costs.speedup_predicted_with_ar_overhead
+    assert change.best_speedup == max(1.0, *by_k.values())

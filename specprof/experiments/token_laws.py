@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ _LEAST = -1e4
 _ROUNDING_STEPS = 16
 _HARMLESS_VARIATION = 1e-3
 """Rounding may move this much probability, or 16 steps of the dtype: 0.016 in float16, 0.125 in bfloat16."""
-_LOGITS_AT_ONCE = 2**23
+_LOGITS_AT_ONCE = 2**22
 """Bounds the memory of the laws that are held at a time."""
 
 Place = Literal["free", "judged", "bonus"]
@@ -58,6 +58,11 @@ class Generation:
     """For each token, the one that was drafted for its place."""
     rounds: tuple[Round, ...]
 
+    def beginning(self, num_tokens: int) -> Generation:
+        """Its first tokens, with all of its rounds."""
+        kept = slice(num_tokens)
+        return replace(self, ids=self.ids[kept], places=self.places[kept], drafted=self.drafted[kept])
+
 
 @dataclass(frozen=True, slots=True)
 class Laws:
@@ -75,7 +80,7 @@ class Laws:
     draft: Tensor | None
     """``[c, vocab]``; None if it is not known."""
     has_draft: Tensor
-    """``[c]``: rows of ``draft`` that are a law."""
+    """``[c]``: 1 for rows of ``draft`` that are a law, else 0."""
 
     def statistics(self) -> dict[Statistic, tuple[Tensor, Tensor]]:
         """What tokens are tested by: a bounded function of a token, and how its law changes with the size of the fault
@@ -92,17 +97,12 @@ class Laws:
         return found
 
 
-def laws_of(
-    target: ModelWrapper, drafter: Drafter, generation: Generation, sampling: Sampling, width: int | None = None
-) -> Iterator[Laws]:
-    """The laws of all tokens of a text, some at a time: from one pass over it (several if it is long), or from cached
-    passes of ``width`` tokens as in decoding."""
+def laws_of(target: ModelWrapper, drafter: Drafter, generation: Generation, sampling: Sampling) -> Iterator[Laws]:
+    """The laws of all tokens of a text: from one pass over it, or several if it is long."""
     at_once = max(1, _LOGITS_AT_ONCE // target.vocab_size)
-    first = 1 if width is not None else at_once
-    step = at_once if width is None else width
     text, begin = (*generation.prompt_ids, *generation.ids), 0
-    drafts = _draft_laws(drafter, generation, sampling, first, step)
-    for logits in _passes(target, text, len(generation.prompt_ids), first, step):
+    drafts = _draft_laws(drafter, generation, sampling, at_once)
+    for logits in _passes(target, text, len(generation.prompt_ids), at_once, at_once):
         rows = slice(begin, begin + logits.shape[0])
         begin += logits.shape[0]
         probs = probabilities(logits, sampling)
@@ -114,7 +114,7 @@ def laws_of(
             target=probs,
             log_probs=(logits.to(probs) / sampling.temperature).log_softmax(-1).clamp_min(_LEAST),
             draft=draft,
-            has_draft=probs.new_zeros(len(probs)) if draft is None else draft.sum(-1) > 0.5,
+            has_draft=torch.zeros_like(probs[:, 0]) if draft is None else (draft.sum(-1) > 0.5).to(probs),
         )
 
 
@@ -132,21 +132,19 @@ def _of_places(drafter: Drafter, generation: Generation, rows: slice, like: Tens
     return None
 
 
-def _draft_laws(
-    drafter: Drafter, generation: Generation, sampling: Sampling, first: int, step: int
-) -> Iterator[Tensor] | None:
+def _draft_laws(drafter: Drafter, generation: Generation, sampling: Sampling, at_once: int) -> Iterator[Tensor] | None:
     """Laws over the target's vocabulary of a drafter that is a model, in the same portions as the target's."""
     start = len(generation.prompt_ids)
     text = (*generation.prompt_ids, *generation.ids)
     if isinstance(drafter, LayerSkip):
-        return (probabilities(logits, sampling) for logits in _early_passes(drafter, text, start, first, step))
+        return (probabilities(logits, sampling) for logits in _early_passes(drafter, text, start, at_once))
     if not isinstance(drafter, DraftModel) or not isinstance(drafter.translation, SharedVocabulary):
         return None
     translation = drafter.translation
     context = translation.context(text)
     return (
         translation.laws(probabilities(translation.restrict(logits), sampling))
-        for logits in _passes(drafter.model, context, start, first, step)
+        for logits in _passes(drafter.model, context, start, at_once, at_once)
     )
 
 
@@ -165,14 +163,14 @@ def _passes(model: ModelWrapper, text: Sequence[int], start: int, first: int, st
 
 
 @torch.inference_mode()
-def _early_passes(drafter: LayerSkip, text: Sequence[int], start: int, first: int, step: int) -> Iterator[Tensor]:
-    """The same from the first layers, which tell one token at a time."""
+def _early_passes(drafter: LayerSkip, text: Sequence[int], start: int, at_once: int) -> Iterator[Tensor]:
+    """The same, ``at_once``, from the first layers, which tell one token to a pass."""
     model, told = drafter.model, start
     cache = model.new_cache(len(text))
     fed = list(text[:start])
     while told < len(text):
         rows = []
-        for _ in range(min(first if told == start else step, len(text) - told)):
+        for _ in range(min(at_once, len(text) - told)):
             logits, _ = model.extend_early(torch.tensor(fed, device=model.device), cache, drafter.depth)
             rows.append(logits)
             fed = [text[told]]

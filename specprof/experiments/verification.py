@@ -1,7 +1,8 @@
 """Decodes with both arms and asks whether every token has the target's law.
 
 The law of each token is computed afterwards, by a pass of the target over the whole text: it shares neither cache nor
-width with the passes the token was drawn from. What is tested, and what would be found, is in :data:`CHECKS`.
+width with the passes the token was drawn from. What is tested is in
+:data:`~specprof.profiling.verification.CHECKS`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from specprof.experiments.token_laws import (
 from specprof.profiling.events import Prefilled, Round
 from specprof.profiling.goodness import MIN_EXPECTED, Scores, Shift, Values, score_test, uniformity_test
 from specprof.profiling.verification import (
+    CHECKS,
     FAMILY_LEVEL,
     ArmLaw,
     Check,
@@ -43,16 +45,6 @@ ROUNDING_TOKENS = 256
 
 _SAME_LAW = 1e-4
 """Draft and target that differ by less, as rounding makes them, are one."""
-
-CHECKS = {
-    "unjudged": "draft tokens let through without being judged, by how much likelier the draft makes a token",
-    "corrected": "rejected tokens replaced by the target's law instead of the residual, by how likely a token would be "
-    "accepted",
-    "bonus": "bonus tokens that come from the draft, in the same way",
-    "sharpness": "another temperature, by the log probability of a token",
-    "acceptance": "draft tokens accepted more or less often than both models' probabilities say",
-    "ranks": "anything else, by how much probability lies on tokens likelier than the one drawn",
-}
 
 
 def verify(
@@ -147,7 +139,7 @@ def _verify_arm(
     rounding = RoundingSample(arms.target, drafter, sampling, width)
     for generation in generations:
         if rounding.num_tokens < ROUNDING_TOKENS:
-            rounding.observe(generation)
+            rounding.observe(generation.beginning(ROUNDING_TOKENS))
     tokens = TokenScores(sampling, rounding.slack)
     for generation in generations:
         for laws in laws_of(arms.target, drafter, generation, sampling):

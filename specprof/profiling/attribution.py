@@ -109,13 +109,13 @@ def best_change(comparison: Comparison) -> Change | None:
     costs = comparison.costs
     if costs is None or costs.best_k is None or costs.best_k_speedup_predicted is None:
         return None
-    if costs.draft_tokens_per_round is None or costs.speedup_predicted_with_ar_overhead is None:
+    k, speedup = costs.draft_tokens_per_round, costs.speedup_predicted_with_ar_overhead
+    if k is None or speedup is None:
         return None
+    # Where costs were surveyed, the other lengths are predicted from the survey: then this one has to be, too.
+    surveyed = {prediction.k: prediction.speedup for prediction in comparison.predictions}
     return Change(
-        costs.draft_tokens_per_round,
-        costs.best_k,
-        costs.speedup_predicted_with_ar_overhead,
-        costs.best_k_speedup_predicted,
+        k, costs.best_k, surveyed.get(int(k), speedup) if k == int(k) else speedup, costs.best_k_speedup_predicted
     )
 
 

@@ -11,6 +11,17 @@ from specprof.profiling.goodness import POWER
 FAMILY_LEVEL = 1e-4
 """Of all tests of an arm together (Bonferroni): a false alarm in ten thousand verifications."""
 
+CHECKS = {
+    "unjudged": "draft tokens let through without being judged, by how much likelier the draft makes a token",
+    "corrected": "rejected tokens replaced by the target's law instead of the residual, by how likely a token would be "
+    "accepted",
+    "bonus": "bonus tokens that come from the draft, in the same way",
+    "sharpness": "another temperature, by the log probability of a token",
+    "acceptance": "draft tokens accepted more or less often than both models' probabilities say",
+    "ranks": "anything else, by how much probability lies on tokens likelier than the one drawn",
+}
+"""What each test is most sensitive to, and by what."""
+
 Verdict = Literal["passed", "failed", "control failed", "not tested"]
 
 
@@ -19,7 +30,7 @@ class Check:
     """One test of one arm."""
 
     name: str
-    """``unjudged``, ``corrected``, ``bonus``, ``sharpness``, ``acceptance`` or ``ranks``."""
+    """One of :data:`CHECKS`."""
     num_tokens: int
     p: float | None = None
     z: float | None = None
@@ -124,6 +135,7 @@ class LawVerification:
             "temperature": self.temperature,
             "family_level": FAMILY_LEVEL,
             "power": POWER,
+            "tests": CHECKS,
             "arms": {"control": _arm(self.control), "speculative": _arm(self.speculative)},
         }
 
