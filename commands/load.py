@@ -10,9 +10,9 @@ import typer
 
 from specprof import __version__
 from specprof.commands import narration, options
+from specprof.commands.chosen import chosen_pair
 from specprof.commands.narration import LOG
 from specprof.commands.ollama import DEFAULT_MAX_TOKENS, ask_server
-from specprof.commands.pairs import chosen_pair
 from specprof.commands.sinks import printable
 from specprof.data.prompts import builtin
 from specprof.errors import UsageError

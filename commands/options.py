@@ -43,3 +43,62 @@ LogJson = Annotated[bool, typer.Option("--log-json", help="Narrate on stderr as 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 Color = Annotated[str, typer.Option("--color", help="auto, always or never.")]
 ResultsDir = Annotated[Path, typer.Option("--results-dir", envvar="SPECPROF_RESULTS", help="Where results are kept.")]
+Draft = Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")]
+Target = Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")]
+KMax = Annotated[int | None, typer.Option("--k-max", help="The most that --k auto drafts. [default: 8]")]
+Drafter = Annotated[
+    str,
+    typer.Option(
+        "--drafter",
+        help="model; ngram (look the last words up in the context); layerskip (the target's first layers); "
+        "self (the target itself); random.",
+    ),
+]
+DraftLayers = Annotated[
+    int | None, typer.Option("--draft-layers", metavar="N", help="layerskip: how many layers draft.")
+]
+DraftThreshold = Annotated[
+    float,
+    typer.Option(
+        "--draft-threshold",
+        metavar="P",
+        help="End a draft with the first token where none has probability P or more.",
+    ),
+]
+VocabMethod = Annotated[
+    str,
+    typer.Option(
+        "--vocab-method",
+        help="A draft of another vocabulary proposes by tli (tokens both have), slem (text; greedy only) or auto.",
+    ),
+]
+PromptTexts = Annotated[list[str] | None, typer.Option("--prompt", help="A prompt's text; may be repeated.")]
+PromptFile = Annotated[
+    str | None,
+    typer.Option("--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file; - reads stdin."),
+]
+Domain = Annotated[
+    list[str] | None,
+    typer.Option("--domain", help="Only prompts of this domain; may be repeated. code, conversation, ..."),
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Length limit of each answer.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Keep this much probability mass.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of sampling, and of random weights.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")]
+Forward = Annotated[str, typer.Option("--forward", help="own (ours), hf (Hugging Face's) or auto (own where it can).")]
+IgnoreEos = Annotated[
+    bool, typer.Option("--ignore-eos", help="Decode on to the length limit: fixed work, but text past its end.")
+]
+ChatTemplate = Annotated[
+    str, typer.Option("--chat-template", help="auto (use the model's own where prompts are instructions) or off.")
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
+]
+K = Annotated[
+    str,
+    typer.Option(
+        "-k", "--k", metavar="K", help="Tokens drafted per round; 0 is plain decoding; auto chooses each round."
+    ),
+]

@@ -6,21 +6,20 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specprof import __version__
 from specprof.commands import narration, options
+from specprof.commands.chosen import check_models_are_here, chosen_k, chosen_pair, chosen_prompts
 from specprof.commands.narration import LOG, wants_color
 from specprof.commands.output import print_table, typed, write_document
-from specprof.commands.pairs import chosen_pair
 from specprof.commands.sinks import JsonLines, Sink, TextStream, tee
-from specprof.data.prompts import Prompt, PromptDataset, builtin
+from specprof.data.prompts import Prompt
 from specprof.errors import CorrectnessError, UsageError
 from specprof.experiments.config import RunConfig
 from specprof.experiments.store import RunFile, check_file_writable, new_run_id
-from specprof.models import hub
 from specprof.profiling.host_profile import profile_format
 from specprof.reproducibility import make_deterministic
 
@@ -39,83 +38,42 @@ DEFAULT_NUM_PROMPTS = 12
 def run(
     context: typer.Context,
     pair: options.Pair = None,
-    draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
-    k: Annotated[
-        str,
-        typer.Option(
-            "-k", "--k", metavar="K", help="Tokens drafted per round; 0 is plain decoding; auto chooses each round."
-        ),
-    ] = "4",
-    k_max: Annotated[int | None, typer.Option("--k-max", help="The most that --k auto drafts. [default: 8]")] = None,
-    drafter: Annotated[
-        str,
-        typer.Option(
-            "--drafter",
-            help="model; ngram (look the last words up in the context); layerskip (the target's first layers); "
-            "self (the target itself); random.",
-        ),
-    ] = "model",
-    draft_layers: Annotated[
-        int | None, typer.Option("--draft-layers", metavar="N", help="layerskip: how many layers draft.")
-    ] = None,
-    draft_threshold: Annotated[
-        float,
-        typer.Option(
-            "--draft-threshold",
-            metavar="P",
-            help="End a draft with the first token where none has probability P or more.",
-        ),
-    ] = 0.0,
-    vocab_method: Annotated[
-        str,
-        typer.Option(
-            "--vocab-method",
-            help="A draft of another vocabulary proposes by tli (tokens both have), slem (text; greedy only) or auto.",
-        ),
-    ] = "auto",
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt's text; may be repeated.")] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option("--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file; - reads stdin."),
-    ] = None,
-    domain: Annotated[
-        list[str] | None,
-        typer.Option("--domain", help="Only prompts of this domain; may be repeated. code, conversation, ..."),
-    ] = None,
+    draft: options.Draft = None,
+    target: options.Target = None,
+    k: options.K = "4",
+    k_max: options.KMax = None,
+    drafter: options.Drafter = "model",
+    draft_layers: options.DraftLayers = None,
+    draft_threshold: options.DraftThreshold = 0.0,
+    vocab_method: options.VocabMethod = "auto",
+    prompt: options.PromptTexts = None,
+    prompts: options.PromptFile = None,
+    domain: options.Domain = None,
     num_prompts: Annotated[
         int | None,
         typer.Option(
             "-n", "--num-prompts", help=f"At most this many prompts. [default: {DEFAULT_NUM_PROMPTS} packaged, all own]"
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length limit of each answer.")] = 96,
+    max_new_tokens: options.MaxNewTokens = 96,
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Keep this much probability mass.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of sampling, and of random weights.")] = 0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
     warmup: Annotated[int, typer.Option("--warmup", help="Prompts decoded before anything is measured.")] = 1,
     reps: Annotated[int, typer.Option("--reps", help="Times each prompt is decoded by each arm.")] = 3,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")
-    ] = None,
+    dtype: options.Dtype = None,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
-    forward: Annotated[
-        str, typer.Option("--forward", help="own (ours), hf (Hugging Face's) or auto (own where it can).")
-    ] = "auto",
+    forward: options.Forward = "auto",
     no_baseline: Annotated[
         bool, typer.Option("--no-baseline", help="Skip the autoregressive arm, and with it the speedup.")
     ] = False,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Decode on to the length limit: fixed work, but text past its end.")
-    ] = False,
+    ignore_eos: options.IgnoreEos = False,
     detail: Annotated[
         bool, typer.Option("--detail", help="Record each draft token's probabilities when greedy, too.")
     ] = False,
-    chat_template: Annotated[
-        str, typer.Option("--chat-template", help="auto (use the model's own where prompts are instructions) or off.")
-    ] = "auto",
+    chat_template: options.ChatTemplate = "auto",
     no_cost_curve: Annotated[
         bool, typer.Option("--no-cost-curve", help="Don't measure first what rounds of each K cost.")
     ] = False,
@@ -134,9 +92,7 @@ def run(
             help="Decode once more, untimed, watched by py-spy: .json is for speedscope.app, .svg a flame graph.",
         ),
     ] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
-    ] = False,
+    deterministic: options.Deterministic = False,
     random_weights: options.RandomWeights = False,
     scale_layers: options.ScaleLayers = None,
     synthetic_acceptance: Annotated[
@@ -183,7 +139,7 @@ def run(
     wants_color(color, sys.stdout)
     config = RunConfig(
         pair=chosen_pair(pair, draft, target, dtype, drafter=drafter),
-        k=_k(k),
+        k=chosen_k(k),
         k_max=k_max,
         drafter=drafter,
         draft_layers=draft_layers,
@@ -213,12 +169,12 @@ def run(
     )
     if host_profile is not None:
         profile_format(host_profile)
-    texts = _chosen_prompts(prompt or [], prompts, domain or [], num_prompts)
+    texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=DEFAULT_NUM_PROMPTS)
     run_id = new_run_id()
     file = None if no_save or cost_only else RunFile(results_dir, run_id)
     for written in filter(None, (output, trace, host_profile)):
         check_file_writable(written)
-    _check_models_are_here(config)
+    check_models_are_here(config)
 
     # What needs PyTorch or numpy is imported once everything that can be refused has been.
     from specprof.experiments.run import measure
@@ -325,50 +281,6 @@ def _check_output(comparison: Comparison) -> None:
         "please report it with the pair and the command; --forward hf tells whether this program's own forward is the "
         "cause",
     )
-
-
-def _k(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"--k {text!r} is neither a number nor auto", "2 to 8 is usual; 0 is plain decoding") from None
-
-
-def _chosen_prompts(texts: list[str], path: str | None, domains: list[str], limit: int | None) -> list[Prompt]:
-    """What to decode: given texts, a file, standard input, or the packaged prompts.
-
-    Raises:
-        UsageError: the sources exclude each other, or nothing is left.
-    """
-    if limit is not None and limit < 1:
-        raise UsageError(f"--num-prompts {limit} is less than 1", "give 1 or more")
-    if texts and path:
-        raise UsageError("--prompt and --prompts exclude each other", "give texts, or a file")
-    if texts:
-        dataset = PromptDataset.from_texts(texts)
-    elif path == "-":
-        dataset = PromptDataset.read(sys.stdin.buffer)
-    elif path:
-        dataset = PromptDataset.load(path)
-    else:
-        dataset = builtin()
-        limit = limit or DEFAULT_NUM_PROMPTS
-    if domains:
-        dataset = PromptDataset(tuple(p for name in dict.fromkeys(domains) for p in dataset.get_by_domain(name)))
-    return list(dataset if limit is None else dataset.take(limit))
-
-
-def _check_models_are_here(config: RunConfig) -> None:
-    """Fetch or miss the models before PyTorch is imported: a typo should cost a second, not ten."""
-    if config.random_weights:
-        return
-    found = [hub.resolve(config.pair.target_model_id, revision=config.revision, offline=config.offline)]
-    if config.drafter == "model":
-        found.append(hub.resolve(config.pair.draft_model_id, offline=config.offline))
-    for model in found:
-        LOG.debug("%s: %s, in %s", model.model_id, model.source, model.directory)
 
 
 def _ready(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Arms, list[EncodedPrompt]]:

@@ -10,10 +10,9 @@ import typer
 
 from specprof import __version__
 from specprof.commands import narration, options
+from specprof.commands.chosen import check_models_are_here, chosen_k, chosen_pair, chosen_prompts
 from specprof.commands.narration import LOG, wants_color
 from specprof.commands.output import print_table, write_document
-from specprof.commands.pairs import chosen_pair
-from specprof.commands.run import _check_models_are_here, _chosen_prompts, _k
 from specprof.errors import CorrectnessError, UsageError
 from specprof.experiments.config import RunConfig
 from specprof.experiments.store import check_file_writable
@@ -31,43 +30,28 @@ DEFAULT_REPETITIONS = 2
 
 def verify(
     pair: options.Pair = None,
-    draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
-    k: Annotated[
-        str, typer.Option("-k", "--k", metavar="K", help="Tokens drafted per round; auto chooses each round.")
-    ] = "4",
-    k_max: Annotated[int | None, typer.Option("--k-max", help="The most that --k auto drafts. [default: 8]")] = None,
-    drafter: Annotated[
-        str, typer.Option("--drafter", help="model, ngram, layerskip, self or random, as for `specprof run`.")
-    ] = "model",
-    draft_layers: Annotated[
-        int | None, typer.Option("--draft-layers", metavar="N", help="layerskip: how many layers draft.")
-    ] = None,
-    draft_threshold: Annotated[
-        float, typer.Option("--draft-threshold", metavar="P", help="End a draft where no token has probability P.")
-    ] = 0.0,
-    vocab_method: Annotated[
-        str, typer.Option("--vocab-method", help="For a draft of another vocabulary: tli, slem (greedy only) or auto.")
-    ] = "auto",
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="A prompt's text; may be repeated.")] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option("--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file; - reads stdin."),
-    ] = None,
-    domain: Annotated[
-        list[str] | None, typer.Option("--domain", help="Only prompts of this domain; may be repeated.")
-    ] = None,
+    draft: options.Draft = None,
+    target: options.Target = None,
+    k: options.K = "4",
+    k_max: options.KMax = None,
+    drafter: options.Drafter = "model",
+    draft_layers: options.DraftLayers = None,
+    draft_threshold: options.DraftThreshold = 0.0,
+    vocab_method: options.VocabMethod = "auto",
+    prompt: options.PromptTexts = None,
+    prompts: options.PromptFile = None,
+    domain: options.Domain = None,
     num_prompts: Annotated[
         int | None,
         typer.Option(
             "-n", "--num-prompts", help=f"At most this many prompts. [default: {DEFAULT_NUM_PROMPTS} packaged, all own]"
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length limit of each answer.")] = 96,
+    max_new_tokens: options.MaxNewTokens = 96,
     temperature: Annotated[float, typer.Option("--temperature", help="0 compares greedy texts token by token.")] = 0.8,
-    top_k: Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Keep this much probability mass.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of sampling, and of random weights.")] = 0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
     reps: Annotated[
         int | None,
         typer.Option(
@@ -76,21 +60,13 @@ def verify(
             f"[default: {DEFAULT_REPETITIONS}, greedy 1]",
         ),
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")
-    ] = None,
+    dtype: options.Dtype = None,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
-    forward: Annotated[
-        str, typer.Option("--forward", help="own (ours), hf (Hugging Face's) or auto (own where it can).")
-    ] = "auto",
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Decode on to the length limit.")] = False,
-    chat_template: Annotated[
-        str, typer.Option("--chat-template", help="auto (use the model's own where prompts are instructions) or off.")
-    ] = "auto",
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
-    ] = False,
+    forward: options.Forward = "auto",
+    ignore_eos: options.IgnoreEos = False,
+    chat_template: options.ChatTemplate = "auto",
+    deterministic: options.Deterministic = False,
     random_weights: options.RandomWeights = False,
     scale_layers: options.ScaleLayers = None,
     revision: options.Revision = None,
@@ -117,7 +93,7 @@ def verify(
     wants_color(color, sys.stdout)
     config = RunConfig(
         pair=chosen_pair(pair, draft, target, dtype, drafter=drafter),
-        k=_k(k),
+        k=chosen_k(k),
         k_max=k_max,
         drafter=drafter,
         draft_layers=draft_layers,
@@ -144,11 +120,10 @@ def verify(
     )
     if config.k == 0:
         raise UsageError("--k 0 drafts nothing: there is no speculation to verify", "give --k 1 or more")
-    unbounded = prompts is None and not prompt and num_prompts is None
-    texts = _chosen_prompts(prompt or [], prompts, domain or [], DEFAULT_NUM_PROMPTS if unbounded else num_prompts)
+    texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=DEFAULT_NUM_PROMPTS)
     if output is not None:
         check_file_writable(output)
-    _check_models_are_here(config)
+    check_models_are_here(config)
 
     bars = narration.stderr_is_terminal() and not (quiet or log_json)
     arms, verification = _verified(config, texts, bars=bars)

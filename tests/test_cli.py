@@ -267,7 +267,7 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("division\nby zero\x1b[31m")
 
-    monkeypatch.setattr("specprof.commands.pairs.get_pair", broken)
+    monkeypatch.setattr("specprof.commands.chosen.get_pair", broken)
     outcome = command("run")
     error, hint = outcome.told
     assert outcome.code == 1

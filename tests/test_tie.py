@@ -15,8 +15,10 @@ from torch import Tensor
 from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.drafters import DraftModel
 from specprof.decoding.speculative import SpeculativeDecoder
-from specprof.experiments.tie import Difference, diagnose, first_difference
+from specprof.experiments.tie import diagnose
 from specprof.models.wrapper import ModelWrapper
+from specprof.profiling.comparison import first_difference
+from specprof.profiling.verification import Difference
 from tiny_models import tiny_llama
 
 PROMPT = (5, 17, 3, 40)

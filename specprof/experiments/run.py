@@ -18,11 +18,12 @@ from specprof.errors import UsageError
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
 from specprof.experiments.observer import Decoder, Observer, text_of
-from specprof.experiments.tie import diagnose, first_difference
+from specprof.experiments.tie import diagnose
 from specprof.models.linear import MAX_MEASURED_WIDTH
 from specprof.models.loader import quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import events, machine
+from specprof.profiling.comparison import first_difference
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.energy import EnergyMeter
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted

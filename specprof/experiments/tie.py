@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from specprof.models.wrapper import ModelWrapper
+from specprof.profiling.comparison import first_difference
 from specprof.profiling.verification import Difference
-
-__all__ = ["Difference", "diagnose", "first_difference"]
 
 _ROUNDING_STEPS = 4
 """Each of two logits may be rounded one step (eps times its size) up in one pass and down in the other. Where both
@@ -23,14 +22,6 @@ _MAX_STEPS = 64
 _MAX_SHARE = 0.1
 """Passes of different width whose logits differ by more steps, or by more of the largest logit, don't compute the same
 thing: that would excuse everything."""
-
-
-def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
-    """Index of the first token that differs, or that only one of the texts has; None if they are equal."""
-    for position, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return position
-    return None if len(left) == len(right) else min(len(left), len(right))
 
 
 def diagnose(

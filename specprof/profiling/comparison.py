@@ -587,7 +587,7 @@ def _output_match(
     diverged: dict[str, int] = {}
     for result in speculative:
         prompt_id, ids = result.prompt_id, result.generated_ids
-        position = _first_difference(by_repetition.get((prompt_id, result.repetition), expected[prompt_id]), ids)
+        position = first_difference(by_repetition.get((prompt_id, result.repetition), expected[prompt_id]), ids)
         if position is not None:
             diverged[prompt_id] = min(position, diverged.get(prompt_id, position))
     known = {(difference.prompt_id, difference.position): difference for difference in differences}
@@ -599,7 +599,8 @@ def _output_match(
     )
 
 
-def _first_difference(expected: Sequence[int], actual: Sequence[int]) -> int | None:
+def first_difference(expected: Sequence[int], actual: Sequence[int]) -> int | None:
+    """Index of the first token that differs, or that only one of two texts has; None if they are equal."""
     for position, (a, b) in enumerate(zip(expected, actual, strict=False)):
         if a != b:
             return position

@@ -117,7 +117,7 @@ class RunEnded:
     """High-water mark of all generations."""
     differences: tuple[dict[str, Any], ...] = ()
     """Greedy: of each prompt where speculation's text differs from plain decoding's, why it does
-    (:class:`~specprof.experiments.tie.Tie`)."""
+    (:class:`~specprof.profiling.verification.Difference`)."""
 
 
 Event = RunStarted | Prefilled | Round | PromptEnded | RunEnded
