@@ -76,7 +76,7 @@ def sentences(comparison: Comparison, *, measured: Mapping[DraftLength, float] |
         lines.append(_advice(change))
     if found.prefill_seconds is not None and found.prefill_seconds > 0:
         lines.append(
-            f"Before that, the draft reads the prompt too: the first token comes {_ms(found.prefill_seconds)} ms later."
+            f"Preparing to draft delays the first token by {_ms(found.prefill_seconds)} ms; that is not in the above."
         )
     return lines
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specprof.profiling.cost_model import expected_tokens_by_position
 from specprof.profiling.events import Prefilled, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import AcceptanceCounts, BenchmarkConfig, GenerationResult, fold
 
@@ -368,6 +369,21 @@ def test_acceptance_identities(pairs: list[tuple[int, int]]) -> None:
     assert counts.accepted_per_step == pytest.approx(sum(counts.acceptance_rate_per_pos))
     assert counts.alpha is not None and counts.draft_acceptance_rate is not None
     assert counts.alpha >= counts.draft_acceptance_rate - 1e-12
+
+
+@given(st.lists(st.integers(0, 4).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1))
+def test_gain_rates_give_back_the_tokens_per_round(rounds: list[tuple[int, int]]) -> None:
+    # Asked for 4 each time, drafters that end early or have nothing: yield per round over all of them.
+    counts = AcceptanceCounts.of((make_round(drafted, accepted, k=4) for drafted, accepted in rounds), greedy=True)
+    known = [rate for rate in counts.gain_rates if rate is not None]
+    expected = 1 + sum(accepted for _, accepted in rounds) / len(rounds)
+    assert expected_tokens_by_position(known, len(known)) == pytest.approx(expected)
+
+
+def test_gain_rates_count_only_what_was_asked_for() -> None:
+    counts = AcceptanceCounts.of([make_round(1, 1, k=1), make_round(1, 1, k=3), make_round(0, 0, k=3)], greedy=True)
+    assert counts.gain_rates == [pytest.approx(2 / 3), 0.0]
+    assert AcceptanceCounts.of([make_round(2, 1)], greedy=True).gain_rates == [1.0, 0.0]
 
 
 # fold

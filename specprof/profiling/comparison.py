@@ -476,9 +476,7 @@ def _costs(
     if k * c + v + o <= 0:
         return costs
     predicted = cost_model.predicted_speedup(tau, k, c, v, o)
-    best = cost_model.best_k(
-        acceptance.conditional_acceptance_rate, c, _verify_curve(rounds, longest, t1), o, baseline_overhead=b
-    )
+    best = cost_model.best_k(acceptance.gain_rates, c, _verify_curve(rounds, longest, t1), o, baseline_overhead=b)
     return dataclasses.replace(
         costs,
         draft_tokens_per_round=k,
@@ -504,7 +502,7 @@ def _predictions(
     matches = [result.draft_matches for result in speculative if result.draft_matches is not None]
     return cost_model.predictions(
         curve,
-        acceptance.conditional_acceptance_rate,
+        acceptance.gain_rates,
         acceptance.alpha,
         matches if len(matches) == len(speculative) else (),
     )

@@ -299,6 +299,7 @@ class AcceptanceCounts:
     _drafted: Counter[int] = field(default_factory=Counter)
     _accepted_at: list[int] = field(default_factory=list)
     _reached_at: list[int] = field(default_factory=list)
+    _asked_at: Counter[int] = field(default_factory=Counter)
     _alpha_sum: float = 0.0
     _alpha_positions: int = 0
 
@@ -308,6 +309,8 @@ class AcceptanceCounts:
             self.num_cut_rounds += 1
             return
         self._drafted[drafted] += 1
+        asked = drafted if round.k is None else max(round.k, drafted)
+        self._asked_at.update(range(min(accepted + 1, asked)))
         if not drafted:
             self.num_empty_rounds += 1
             return
@@ -366,6 +369,13 @@ class AcceptanceCounts:
     def conditional_acceptance_rate(self) -> list[float | None]:
         """At each position: accepted there over reached there (all before it accepted); None if never reached."""
         return [_ratio(a, r) for a, r in zip(self._accepted_at, self._reached_at, strict=True)]
+
+    @property
+    def gain_rates(self) -> list[float | None]:
+        """At each position: accepted there, over rounds that got so far and were asked for a token there. A drafter
+        that has nothing to propose gains nothing: where drafts end early, what rounds yield follows from these."""
+        accepted = [*self._accepted_at, *[0] * (max(self._asked_at, default=-1) + 1 - len(self._accepted_at))]
+        return [_ratio(number, self._asked_at[position]) for position, number in enumerate(accepted)]
 
     @property
     def acceptance_histogram(self) -> list[int]:
