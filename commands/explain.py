@@ -18,7 +18,10 @@ from specprof.errors import UsageError
 def explain(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[CELL|RUN]", help="As `specprof results list` has it. [default: newest run]"),
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run or cell as `specprof results list` has it, or a run's file. [default: the newest]",
+        ),
     ] = None,
     as_json: options.Json = False,
     results_dir: options.ResultsDir = Path("results"),
@@ -36,25 +39,21 @@ def explain(
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)
-    from specprof.commands.results import saved_comparison
+    from specprof.commands.named import newest, studies_of
     from specprof.reports import explain as report
 
-    if name is None:
-        name = _newest(results_dir)
-    title, comparison = saved_comparison(name, results_dir)
-    if as_json:
-        print(json.dumps({"schema": report.SCHEMA, "name": name} | report.to_dict(comparison), indent=2))
-        return
-    print_table(report.render(comparison, title=title), color)
-
-
-def _newest(results_dir: Path) -> str:
-    from specprof.experiments.saved_runs import saved_runs
-
-    runs = [run for run in saved_runs(results_dir) if run.complete]
-    if not runs:
+    studies = newest(results_dir) if name is None else studies_of([name], results_dir)
+    if len(studies) != 1:
         raise UsageError(
-            f"there is no complete run in {results_dir}",
-            "make one with `specprof run`, or name a cell of a sweep (`specprof results list`)",
+            f"{len(studies)} studies are too many to explain at once",
+            "name a cell (`specprof results list`), or see all of them with `specprof report`",
         )
-    return runs[-1].run_id
+    study = studies[0]
+    if study.headline is None:
+        raise UsageError(f"{study.name} has no generation of speculative decoding", "let it go on, or name another")
+    if as_json:
+        found = report.to_dict(study.headline, measured=study.speedups)
+        print(json.dumps({"schema": report.SCHEMA, "name": study.name, "K": study.best_k} | found, indent=2))
+        return
+    title = study.title if len(study.comparisons) == 1 else f"{study.title}  K = {study.best_k}"
+    print_table(report.render(study.headline, title=title, measured=study.speedups), color)

@@ -63,6 +63,10 @@ def _named(name: str, directory: Path) -> tuple[tuple[str, ...], list[Study]]:
     if os.path.isfile(path):
         found_there = _sweep(path.parent) if path.name == FILE_NAME else [of_run(read_run(path))]
         return (str(path.resolve()),), found_there
+    if os.path.exists(name):
+        raise UsageError(f"{name} is neither a file nor a directory", "name a run, its file, or a results directory")
+    if os.sep in name or name.endswith(".jsonl"):
+        raise UsageError(f"there is no file {name}", "name a run or cell as `specprof results list` has it, or a file")
     contents, found = named(name, directory)
     if isinstance(found, SavedRun):
         return (str(found.path.resolve()),), [of_run(read_run(found.path))]
@@ -84,12 +88,16 @@ def _complete(directory: Path) -> list[Path]:
 
 
 def _last(runs: Sequence[Path], directory: Path) -> Path:
-    if not runs:
-        raise UsageError(
-            f"there is no complete run in {directory}",
-            "make one with `specprof run`, or name the directory that has it (--results-dir)",
-        )
-    return runs[-1]
+    from specprof.experiments.saved_runs import saved_runs
+
+    if runs:
+        return runs[-1]
+    interrupted = saved_runs(directory)
+    if interrupted:
+        hint = f"name one that was interrupted, for instance {interrupted[-1].run_id}"
+    else:
+        hint = "make one with `specprof run`, or name the directory that has it (--results-dir)"
+    raise UsageError(f"there is no complete run in {directory}", hint)
 
 
 def _sweep(directory: Path) -> list[Study]:

@@ -37,7 +37,9 @@ def report(
             "[default: the newest]",
         ),
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page.")] = None,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page; - is stdout.")
+    ] = None,
     md: Annotated[
         str | None,
         typer.Option("--md", metavar="FILE", help="Write Markdown, and its figures beside it; - is stdout."),
@@ -80,9 +82,12 @@ def report(
         flag = "--fail-if" if wanted else "--allow-machine-mismatch"
         raise UsageError(f"{flag} needs --compare", "name what it was before: --compare RUN")
     thresholds.check_flags(certain=certain, each_domain=each_domain, anything_to_judge=bool(wanted))
-    if as_json and md == "-":
-        raise UsageError("--json and --md - both print to standard output", "write the Markdown to a file")
-    files = [path for path in (html, None if md in (None, "-") else Path(str(md))) if path is not None]
+    printed = [
+        flag for flag, wanted in (("--html -", html == "-"), ("--md -", md == "-"), ("--json", as_json)) if wanted
+    ]
+    if len(printed) > 1:
+        raise UsageError(f"{' and '.join(printed)} print to standard output", "write all but one to files")
+    files = [Path(name) for name in (html, md) if name not in (None, "-")]
     for written in files:
         check_file_writable(written)
     if len({path.resolve() for path in files}) < len(files):
@@ -98,14 +103,14 @@ def report(
         found = contrasts(before, studies, allow_machine_mismatch=allow_machine_mismatch)
     if html is None and md is None and not as_json:
         name = _file_name(studies)
-        html, md = results_dir / f"{name}.html", str(results_dir / f"{name}.md")
+        html, md = (str(results_dir / f"{name}{ending}") for ending in (".html", ".md"))
         make_directory(results_dir)
     if html is not None or md is not None:
         _write(studies, found, html, md, title=title, redact=redact_text, max_bytes=max_bytes)
     verdicts = [] if found is None else thresholds.judged(wanted, found, certain=certain, each_domain=each_domain)
     if as_json:
         _print_json(studies, found, verdicts)
-    elif md != "-":
+    elif not printed:
         for path in filter(None, (html, md)):
             print(path)
     if found is not None:
@@ -115,7 +120,7 @@ def report(
 def _write(
     studies: Sequence[Study],
     found: Contrasts | None,
-    html: Path | None,
+    html: str | None,
     md: str | None,
     *,
     title: str | None,
@@ -135,7 +140,7 @@ def _write(
     if md is not None:
         _write_markdown(whole, md)
     if html is not None and page is not None:
-        _write_text(html, page)
+        _write_text(Path(html), page)
 
 
 def _size(text: str) -> int:
@@ -166,10 +171,10 @@ def _write_markdown(whole: Report, name: str) -> None:
     from specprof.reports import markdown
     from specprof.reports.document import Figure
 
-    if name == "-":
-        sys.stdout.write(markdown.render(whole))
-        return
     path = Path(name)
+    if name == "-":
+        _write_text(path, markdown.render(whole))
+        return
     directory = path.with_name(f"{path.stem}_figures")
     figures = [block for section in whole.sections for block in section.blocks if isinstance(block, Figure)]
     text = markdown.render(whole, figures=directory.name if figures else None)
@@ -181,4 +186,7 @@ def _write_markdown(whole: Report, name: str) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
     write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))

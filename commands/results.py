@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from specprof.experiments.results import Contents, ResultStore
     from specprof.experiments.saved_runs import SavedRun
     from specprof.experiments.summary import CellState
-    from specprof.profiling.comparison import Comparison
 
 SCHEMA = "specprof.results/1"
 CELL_SCHEMA = "specprof.cell/1"
@@ -194,23 +193,6 @@ def _read(directory: Path, *, with_rounds: bool = False) -> tuple[Contents, list
         return Contents(), [], runs
     contents = read_contents(directory, with_rounds=with_rounds)
     return contents, cell_states(contents), runs
-
-
-def saved_comparison(name: str, directory: Path) -> tuple[str, Comparison]:
-    """The one cell or run of that name: what to call it, and what it measured.
-
-    Raises:
-        UsageError: none, or several.
-    """
-    from specprof.experiments.saved_runs import SavedRun, read_run
-    from specprof.experiments.summary import compared
-    from specprof.reports.results import cell_title
-
-    contents, found = named(name, directory)
-    if isinstance(found, SavedRun):
-        run = read_run(found.path)
-        return run.title, run.compared()
-    return cell_title(found), compared(contents, found)
 
 
 def named(name: str, directory: Path) -> tuple[Contents, CellState | SavedRun]:

@@ -216,7 +216,7 @@ def run(
                 results.append(result)
                 LOG.debug("%s, repetition %d: %s", result.prompt_id, result.repetition, result.summary())
         except KeyboardInterrupt:
-            kept = "" if file is None else f"; finished generations are in {file.path}"
+            kept = "" if file is None or not file.path.exists() else f"; what was finished is in {file.path}"
             LOG.warning("interrupted%s", kept)
             raise
 

@@ -66,7 +66,7 @@ def _surveyed(study: Study) -> list[_Cost]:
     predictions = study.headline.predictions if study.headline is not None else ()
     yielded = {prediction.k: prediction.tokens_per_round for prediction in predictions}
     return [
-        _Cost(k, curve.draft_seconds[k], curve.verify_seconds[k], curve.rest_seconds[k],
+        _Cost(k, curve.draft_seconds[k] if k else 0.0, curve.verify_seconds[k], curve.rest_seconds[k],
               curve.break_even_tau(k) if k else None, yielded.get(k))
         for k in range(curve.longest + 1)
     ]  # fmt: skip

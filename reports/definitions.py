@@ -40,19 +40,26 @@ DEFINITIONS = Definitions(
         ("end-to-end speedup", "The same with prefill and first token.", ""),
         (
             "interval",
-            "95 %, from resampling prompts (paired bootstrap): what other prompts of the same kind would have given.",
-            "",
+            "95 %, from resampling prompts (paired bootstrap): what other prompts of the same kind would have given. "
+            "Below five prompts there is none.",
+            "speedup times or over exp(t sqrt(n / (n - 1)) bootstrap error of its logarithm)",
         ),
         (
             "faster, slower",
             "The interval lies above 1, or below; else the two are not distinguishable.",
             "",
         ),
+        (
+            "the best measured",
+            "The K with the highest speedup of several. It was picked by that value, chance included, so its speedup "
+            "and interval are a little hopeful; measured once more by itself it has neither fault.",
+            "",
+        ),
         ("c", "Time to draft one token, in one-token passes of the target.", "draft step / target step"),
         ("v", "Time of the pass that verifies K drafted tokens, in the same unit.", "pass over K + 1 / target step"),
         ("o", "Everything else in a round, in the same unit.", "(sampling + overhead) / target step"),
         ("predicted speedup", "What acceptance and costs should give.", "tau / (K c + v + o), times (1 + plain o)"),
-        ("break-even", "Tokens per round at which speculation begins to pay.", "K c + v + o"),
+        ("break-even", "Tokens per round at which speculation begins to pay.", "(K c + v + o) / (1 + plain o)"),
         (
             "phases",
             "draft: all passes of the draft. verify: the target's pass. sample: judging, and drawing the next token. "

@@ -74,7 +74,7 @@ def sentence(contrast: Contrast) -> str:
         return f"B and A can't be told apart on {where} {figures}."
     if quantity.ratio.value == 1:
         return f"B and A are equally fast on {where} {figures}."
-    doubt = "" if row.verdict else "; one prompt has no interval to judge it by"
+    doubt = "" if row.verdict else "; too few prompts for a verdict"
     # Where plain decoding changed too, speculation may gain less and yet be no slower.
     agreed = row.decisive != "speedup" or _rates_agree(contrast, row)
     way = ("faster", "slower") if agreed else ("higher", "lower")
@@ -225,7 +225,7 @@ def _mark(row: Difference) -> Mark:
 def _verdict_cell(row: Difference) -> Cell:
     if row.reason is not None:
         return Cell(row.reason, "failed")
-    return Cell(row.verdict or ("no interval" if row.num_prompts else "no prompt in common"), _mark(row))
+    return Cell(row.verdict or ("too few prompts" if row.num_prompts else "no prompt in common"), _mark(row))
 
 
 def _both(quantity: Quantity, text: Callable[[float | None], str]) -> str:

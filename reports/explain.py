@@ -19,16 +19,17 @@ SCHEMA = "specprof.explain/1"
 
 CAUSES = {
     "drafting accepted tokens": "The draft takes long for what it is: a smaller or faster draft model would help.",
-    "drafting rejected tokens": "Much is drafted in vain: shorter drafts, or a draft closer to the target, would help.",
+    "drafting rejected tokens": "Much is drafted in vain: a draft closer to the target would help.",
     "verifying more than one token": "A pass over several tokens costs much more than one over a single token: "
     "this target is not bound by memory bandwidth here, so shorter drafts would help.",
     "sampling": "Judging drafts takes long beside the models' passes: a larger target would not notice it.",
     "overhead": "The work between the passes takes long beside them: a larger target would not notice it.",
 }
+DRAFTING = ("drafting accepted tokens", "drafting rejected tokens")
 _NOTABLE_GAIN = 1.005
 
 
-def to_dict(comparison: Comparison) -> dict[str, Any]:
+def to_dict(comparison: Comparison, *, measured: Mapping[DraftLength, float] | None = None) -> dict[str, Any]:
     """The same as plain JSON types; None where a run doesn't tell."""
     found, change = attribute(comparison), best_change(comparison)
     return {
@@ -41,15 +42,17 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             "gap_seconds_per_token": found.gap_seconds_per_token,
         },
         "best_change": None if change is None else dataclasses.asdict(change),
-        "explanation": sentences(comparison),
+        "explanation": sentences(comparison, measured=measured),
     }
 
 
-def render(comparison: Comparison, *, title: str) -> RenderableType:
+def render(
+    comparison: Comparison, *, title: str, measured: Mapping[DraftLength, float] | None = None
+) -> RenderableType:
     """The verdict, where the time goes, and what would help."""
     found = attribute(comparison)
     heading = Text(plain(title), style="bold")
-    words = [Text(line) for line in sentences(comparison)]
+    words = [Text(line) for line in sentences(comparison, measured=measured)]
     if found is None:
         return Group(heading, Text(), *words)
     return Group(heading, Text(), words[0], Text(), _column(found), Text(), *words[1:])
@@ -63,13 +66,10 @@ def sentences(comparison: Comparison, *, measured: Mapping[DraftLength, float] |
     """
     found, change = attribute(comparison), best_change(comparison)
     if found is None:
-        return ["Nothing to explain: it takes generations of both arms, plain and speculative."]
+        return ["Nothing to explain: it takes generations of both arms, plain and speculative, with complete rounds."]
     lines = [_verdict(comparison, found)]
-    worst = found.losses[0]
-    if worst.seconds_per_token > 0 and found.gap_seconds_per_token > 0:
-        lines.append(
-            f"The largest cause is {worst.name}: {_ms(worst.seconds_per_token)} ms per token. {CAUSES[worst.name]}"
-        )
+    if found.gap_seconds_per_token > 0:
+        lines.append(_cause(found))
     if measured is not None and len(measured) > 1:
         lines.append(_best_of(measured))
     elif change is not None:
@@ -81,15 +81,31 @@ def sentences(comparison: Comparison, *, measured: Mapping[DraftLength, float] |
     return lines
 
 
+def _cause(found: Attribution) -> str:
+    """Drafting is one cause, whatever became of the tokens; the larger part of it says what would help."""
+    seconds = {loss.name: loss.seconds_per_token for loss in found.losses}
+    drafting = {name: seconds.pop(name) for name in DRAFTING}
+    total = sum(drafting.values())
+    worst = max(seconds, key=seconds.__getitem__)
+    if total < seconds[worst]:
+        return f"The largest cause is {worst}: {_ms(seconds[worst])} ms per token. {CAUSES[worst]}"
+    part = max(drafting, key=drafting.__getitem__)
+    in_vain = _ms(drafting["drafting rejected tokens"])
+    return (
+        f"The largest cause is drafting: {_ms(total)} ms per token, {in_vain} ms of it for tokens that were rejected. "
+        f"{CAUSES[part]}"
+    )
+
+
 def _verdict(comparison: Comparison, found: Attribution) -> str:
     speedup = comparison.speedup_decode
     certain = ""
     if speedup is not None and speedup.ci is not None:
         certain = f" [{speedup.ci[0]:.2f}, {speedup.ci[1]:.2f}]"
-    return (
-        f"Measured {found.measured_speedup:.2f}x{certain}. A round yields {found.tokens_per_round:.2f} tokens: "
-        f"if it cost no more than one step of plain decoding, it would be {found.ideal_speedup:.2f}x."
-    )
+    measured = f"Measured {found.measured_speedup:.2f}x{certain}. A round yields {found.tokens_per_round:.2f} tokens"
+    if found.gap_seconds_per_token <= 0:
+        return f"{measured}, and costs no more than one step of plain decoding: nothing is lost."
+    return f"{measured}: if it cost no more than one step of plain decoding, it would be {found.ideal_speedup:.2f}x."
 
 
 def _best_of(measured: Mapping[DraftLength, float]) -> str:
@@ -106,13 +122,13 @@ def _advice(change: Change) -> str:
     if change.best_k == 0:
         return (
             f"What would help most: not to speculate. By this run's acceptance and costs no draft of up to "
-            f"{change.k:g} tokens pays ({change.speedup:.2f}x predicted at {change.k:g})."
+            f"{change.k:.3g} tokens pays ({change.speedup:.2f}x predicted at {change.k:.3g})."
         )
     if change.best_speedup < change.speedup * _NOTABLE_GAIN or change.best_k == change.k:
         longer = " Longer drafts were not tried." if change.at_limit else ""
-        return f"K = {change.k:g} is about the best of the lengths up to it.{longer}"
+        return f"K = {change.k:.3g} is about the best of the lengths up to it.{longer}"
     return (
-        f"What would help most: K {change.k:g} -> {change.best_k}: {change.speedup:.2f}x -> "
+        f"What would help most: K {change.k:.3g} -> {change.best_k}: {change.speedup:.2f}x -> "
         f"{change.best_speedup:.2f}x, predicted from this run's acceptance and costs."
     )
 

@@ -56,6 +56,8 @@ def method(studies: Sequence[Study]) -> Section:
         "Loading, warm-up and prefill are outside decode speed. A prompt's speed is its median over repetitions; a "
         "speedup is total seconds per token over the prompts that both arms decoded.",
         "Rounds cut by the end of a text count for time, not for acceptance.",
+        "Headline figures are medians over repetitions, prompt by prompt; phases are means over all rounds; "
+        "predictions rest on a survey before the run. On a machine whose speed wavers the three differ somewhat.",
         "Phases are timed inside the round (CUDA events on a GPU); overhead is the rest of the round's wall time, so "
         "that the four sum to it.",
     ]

@@ -158,7 +158,7 @@ def _stream(stream: TokenStream, *, explain: bool) -> Iterator[str]:
 
 _AROUND: dict[Kind, tuple[str, str]] = {
     "rejected": ("(~~", "~~)"),
-    "corrected": ("[**", "**]"),
+    "corrected": (r"\[**", r"**\]"),
     "bonus": ("{", "}"),
 }
 """Brackets outside of the emphasis: next to them it holds whatever the token begins and ends with."""

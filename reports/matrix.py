@@ -13,6 +13,7 @@ from specprof.experiments.matrix import DraftLength, Matrix, Missing
 from specprof.experiments.records import Failure
 from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT, Comparison, Speedup
 from specprof.profiling.metrics import AcceptanceCounts
+from specprof.profiling.statistics import FEWEST_PAIRS
 from specprof.reports.numbers import DASH
 from specprof.reports.tables import VERDICT_COLORS, plain
 
@@ -215,7 +216,8 @@ def _doubts(matrix: Matrix) -> list[str]:
     )
     if numbers and 0 < min(numbers) < FEW_PROMPTS:
         few = _count(min(numbers), "prompt")
-        lines.append(f"{few} in a domain: so few understate the doubt; use {FEW_PROMPTS} or more (-n).")
+        tells = "too few for an interval" if min(numbers) < FEWEST_PAIRS else "so few make the interval wide"
+        lines.append(f"{few} in a domain: {tells}; use {FEW_PROMPTS} or more (-n).")
     return lines
 
 

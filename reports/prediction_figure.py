@@ -65,7 +65,9 @@ def predicted_against_measured(studies: Sequence[Study], *, name: str = "predict
 def _points(study: Study, label: str) -> list[_Point]:
     found = []
     for k, comparison in study.comparisons.items():
-        predicted = comparison.costs.speedup_predicted_with_ar_overhead if comparison.costs else None
+        surveyed = {prediction.k: prediction.speedup for prediction in comparison.predictions}
+        own = comparison.costs.speedup_predicted_with_ar_overhead if comparison.costs else None
+        predicted = surveyed.get(k, own) if isinstance(k, int) else own
         measured = comparison.speedup_decode
         if measured is not None and measured.value is not None and predicted is not None:
             found.append(_Point(label, k, measured, predicted))
@@ -97,8 +99,9 @@ def _paint_lengths(sheet: Sheet, points: Sequence[_Point], predictions: Sequence
     values = [1.0]
     keys: list[tuple[Stroke | Fill, str]] = [
         (_MEASURED, "measured, 95 % interval" if any(p.measured.ci for p in points) else "measured"),
-        (_PREDICTED, "predicted from its rounds"),
     ]
+    if not predictions:
+        keys.append((_PREDICTED, "predicted from its rounds"))
     uniform = [(p.k, p.speedup_from_alpha) for p in predictions if p.speedup_from_alpha is not None]
     if len(predictions) > 1:
         _PLACE_BY_PLACE.plot(axes, [p.k for p in predictions], [p.speedup for p in predictions])
@@ -116,7 +119,8 @@ def _paint_lengths(sheet: Sheet, points: Sequence[_Point], predictions: Sequence
         x, ci = place[point.k], point.measured.ci
         if ci:
             Stroke("sd", 2).plot(axes, [x, x], ci)
-        _PREDICTED.plot(axes, [x], [point.predicted])
+        if not predictions:
+            _PREDICTED.plot(axes, [x], [point.predicted])
         _MEASURED.plot(axes, [x], [point.value])
         values += [point.value, point.predicted, *(ci or ())]
         _label(axes, x, point.value, times(point.value), (10, 0), "left")

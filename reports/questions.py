@@ -36,7 +36,7 @@ def _explained(study: Study) -> Iterator[Block]:
         return
     rows = [
         ("plain decoding", found.ar_seconds_per_token, None),
-        (f"ideal: that / {found.tokens_per_round:.2f} tokens per round", found.ideal_seconds_per_token, None),
+        (f"ideal: that / {found.tokens_per_round:.2f} tokens a round", found.ideal_seconds_per_token, None),
         *((f"+ {loss.name}", loss.seconds_per_token, loss.share) for loss in found.losses),
         ("= measured", found.measured_seconds_per_token, None),
     ]
@@ -46,7 +46,8 @@ def _explained(study: Study) -> Iterator[Block]:
             (Cell(name), Cell(f"{seconds * 1e3:.3f}"), Cell("" if share is None else percent(share)))
             for name, seconds, share in rows
         ),
-        "What an emitted token costs above the ideal, cause by cause; below zero, it made up for some of it.",
+        "What an emitted token costs above the ideal, cause by cause; below zero, it made up for some of it. All "
+        "rounds count here, cut ones too.",
     )
 
 
@@ -139,7 +140,7 @@ def _domain_table(study: Study, comparison: Comparison, *, every_k: bool) -> Tab
                 (
                     *((Cell(str(k)),) if several else ()),
                     Cell(name),
-                    Cell(str(speedup.n_prompts) if speedup else DASH),
+                    Cell(str(speedup.n_prompts if speedup else _num_prompts(study, k, name))),
                     _speedup_cell(speedup),
                     Cell(interval(speedup) if speedup else DASH),
                     Cell(fixed(acceptance.mean_acceptance_length) if acceptance else DASH),
@@ -151,6 +152,12 @@ def _domain_table(study: Study, comparison: Comparison, *, every_k: bool) -> Tab
 
 def time(studies: Sequence[Study]) -> Section:
     return Section("time", "Where does the time go?", each(studies, _time_of))
+
+
+def _num_prompts(study: Study, k: DraftLength, domain: str) -> int:
+    """Of a domain, or of ``all``, where there is no speedup to tell."""
+    prompts = {result.prompt_id for result in study.results.get(k, ())}
+    return sum(domain == "all" or study.domain_of.get(prompt_id) == domain for prompt_id in prompts)
 
 
 def _time_of(study: Study, suffix: str) -> Iterator[Block | None]:

@@ -27,7 +27,7 @@ def rejections(results: Sequence[GenerationResult], *, redact: bool = False) -> 
         texts |= result.token_texts or {}
         for round in result.rounds:
             place = round.num_accepted
-            if place < min(len(round.draft_tokens), len(round.emitted_tokens)):
+            if not round.cut and place < min(len(round.draft_tokens), len(round.emitted_tokens)):
                 probabilities = None
                 if round.target_prob is not None and round.draft_prob is not None:
                     probabilities = (round.target_prob[place], round.draft_prob[place])

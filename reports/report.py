@@ -86,7 +86,7 @@ def to_dict(studies: Sequence[Study]) -> dict[str, Any]:
                 "drafter": study.drafter,
                 "temperature": study.temperature,
                 "domains": list(study.domains),
-                "best_k": study.best_k,
+                "best_measured_k": study.best_k,
                 "explanation": explain.sentences(study.headline, measured=study.speedups) if study.headline else [],
                 "by_k": {
                     str(k): comparison.to_dict() | {"explain": explain.to_dict(comparison)}

@@ -65,7 +65,7 @@ def speedup_heatmap(studies: Sequence[Study], *, name: str = "speedup") -> Figur
 
     None where nothing was measured, and for one number alone.
     """
-    rows = list(_rows(studies))
+    rows = list(_rows([study for study in studies if any(study.comparisons)]))  # K = 0 speculates about nothing
     measured = [entry for row in rows for entry in row.entries.values() if entry.value is not None]
     if not measured or len(measured) == len(rows) == 1:
         return None

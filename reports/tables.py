@@ -147,7 +147,7 @@ def _headline(speedup: Speedup) -> str:
     if speedup.verdict == "not distinguishable":
         return f"{times(speedup.value)} decode, not distinguishable from 1.00x"
     if speedup.verdict is None:
-        return f"{times(speedup.value)} decode, no verdict from one prompt"
+        return f"{times(speedup.value)} decode, too few prompts for a verdict"
     return f"{times(speedup.value)} decode, {speedup.verdict}"
 
 
@@ -302,7 +302,7 @@ def _cost_model(comparison: Comparison) -> RenderableType | None:
     table.add_row("", f"{times(costs.speedup_predicted)} over bare target passes (so is break-even)")
     table.add_row("break-even", _break_even(comparison))
     if costs.best_k is not None:
-        table.add_row(f"best K up to {k}", _best_k(costs.best_k, costs.best_k_speedup_predicted))
+        table.add_row(f"best K up to {k}", _best_k(comparison, costs.best_k))
     return _section("Cost model", [table])
 
 
@@ -385,8 +385,11 @@ def _break_even(comparison: Comparison) -> str:
     return f"{per_round}\nalpha {costs.break_even_alpha:.2f} (here {fixed(counts.alpha)})"
 
 
-def _best_k(k: int, predicted: float | None) -> str:
-    return "none: plain decoding is fastest" if k == 0 else f"{k}, predicted {times(predicted)} from this run's costs"
+def _best_k(comparison: Comparison, k: int) -> str:
+    if k == 0 or comparison.costs is None:
+        return "none: plain decoding is fastest"
+    source = "the survey's costs" if comparison.predictions else "this run's costs"
+    return f"{k}, predicted {times(comparison.costs.best_k_speedup_predicted)} from {source}"
 
 
 def _output(comparison: Comparison) -> RenderableType | None:

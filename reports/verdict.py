@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from specprof.experiments.study import Study
 from specprof.profiling.comparison import Speedup
+from specprof.profiling.statistics import Verdict
 from specprof.reports.numbers import count, interval, times
 
 _WORDS = {
@@ -22,17 +23,19 @@ def verdict(studies: Sequence[Study]) -> str:
     told = [(speedup.value, study) for study in studies if (speedup := _speedup(study)) and speedup.value is not None]
     if not told:
         return "No speedup was measured."
-    pays = sum(_pays(study) for _, study in told)
+    pays = sum(_verdict_on(study) == "faster" for _, study in told)
+    unjudged = sum(_verdict_on(study) is None for _, study in told)
+    few = f" ({unjudged} with too few prompts for a verdict)" if unjudged else ""
     value, best = max(told, key=lambda pair: pair[0])
     return (
-        f"Speculation is faster than plain decoding in {pays} of {len(told)} studies; the highest speedup is "
+        f"Speculation is faster than plain decoding in {pays} of {len(told)} studies{few}; the highest speedup is "
         f"{times(value)} ({best.title}, K = {best.best_k})."
     )
 
 
-def _pays(study: Study) -> bool:
+def _verdict_on(study: Study) -> Verdict | None:
     speedup = _speedup(study)
-    return speedup is not None and speedup.verdict == "faster"
+    return None if speedup is None else speedup.verdict
 
 
 def _verdict(study: Study) -> str:
@@ -45,7 +48,7 @@ def _verdict(study: Study) -> str:
         return f"No speedup: only {arm.decoder} was measured." if arm else "No speedup: nothing was measured."
     if speedup.value is None:
         return "No speedup: no text has more than one token."
-    how = _WORDS.get(speedup.verdict or "", "has no verdict from one prompt")
+    how = _WORDS.get(speedup.verdict or "", "has too few prompts for a verdict")
     certain = f" {interval(speedup)}" if speedup.ci else ""
     which = f"K = {study.best_k}" + (", the best measured," if len(study.comparisons) > 1 else "")
     return f"Speculation with {which} {how}: {times(speedup.value)}{certain}{_spread(study)}."

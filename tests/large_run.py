@@ -40,7 +40,7 @@ CURVE = CostCurve(
     num_rounds=(12,) * 5,
 )
 
-_SYLLABLES = "ta re no li du ka the and for in x_ = ( ) : \n    0 1 7 ,".split(" ")
+_SYLLABLES = ("ta", "re", "no", "li", "du", "ka", "the", "and", "for", "in", "x_", "=", "(", "):", "\n    ", "0", ",")
 _CHARACTERS = "é漢字🙂ß"
 _VOCABULARY = 2000
 
@@ -153,9 +153,8 @@ class _Generation:
             right += 1
         wrong = [self.noise.randrange(_VOCABULARY) for _ in range(k - right)]
         drafted = (*self.tokens[place : place + right], *wrong)
-        probabilities = None
-        if self.sampled and k:
-            probabilities = [tuple(round(self.noise.random(), 9) for _ in range(k)) for _ in range(3)]
+        noted = self.sampled and k > 0
+        seen = [tuple(round(self.noise.random(), 9) for _ in range(k)) if noted else None for _ in range(3)]
         return Round(
             *self.key,
             index,
@@ -167,9 +166,9 @@ class _Generation:
             self._about(0.0002),
             self._about(0.0003),
             cut=k < wanted,
-            target_prob=probabilities and probabilities[0],
-            draft_prob=probabilities and probabilities[1],
-            alpha=probabilities and probabilities[2],
+            target_prob=seen[0],
+            draft_prob=seen[1],
+            alpha=seen[2],
             k=k if drafter else None,
         )
 
@@ -198,16 +197,15 @@ def _measure(num_rounds: int) -> None:
     """Print what `specprof report` costs in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         path = write(Path(name), large(num_rounds))
-        rounds = sum(line.startswith('{"event":"Round"') for line in open(path, encoding="utf-8"))
+        rounds = path.read_text(encoding="utf-8").count('{"event":"Round"')
         begin = time.perf_counter()
         child = subprocess.Popen([sys.executable, "-m", "specprof", "report", "--results-dir", name, "-q"])
         _, status, used = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - begin
         sizes = {file.name: file.stat().st_size for file in sorted(Path(name).iterdir()) if file.is_file()}
     assert os.waitstatus_to_exitcode(status) == 0
-    print(
-        f"{rounds} rounds: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, {used.ru_maxrss / 1024:.0f} MB"
-    )
+    cpu, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    print(f"{rounds} rounds: {seconds:.1f} s, {cpu:.1f} s of CPU, {memory:.0f} MB")
     print(sizes)
 
 

@@ -285,3 +285,14 @@ def test_flags_that_exclude_each_other(arguments: tuple[str, ...], what: str) ->
 def test_where_nothing_is_drafted_there_is_nothing_to_survey() -> None:
     outcome = command("run", *SURVEYED, "--k", "0", "--cost-only")
     assert outcome.code == USAGE and "no costs of drafting" in outcome.told[0]
+
+
+def test_rounds_whose_drafts_end_early_cost_what_they_cost_on_average() -> None:
+    # Asked for 2 each time: a third of the rounds found nothing to propose, and were cheap.
+    full = make_round(2, 1, k=2, draft_seconds=0.004, verify_seconds=0.012)
+    empty = make_round(0, 0, k=2, draft_seconds=0.001, verify_seconds=0.009)
+    others = [make_round(k, 0, k=k) for k in (0, 1)]
+    curve = CostCurve.of([*others, full, full, empty])
+    assert curve is not None
+    assert curve.draft_seconds[2] == pytest.approx(0.003)
+    assert curve.verify_seconds[2] == pytest.approx(0.011)

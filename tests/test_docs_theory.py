@@ -504,7 +504,7 @@ def test_the_text_on_trust_agrees_with_its_table() -> None:
     limits = [float(row["value"]) for row in section.tables[0]]
     robust = 1 / stdlib_statistics.NormalDist().inv_cdf(0.75)  # median absolute deviation to standard deviation
     allowed = {*limits, *(100 * limit for limit in limits), round(robust, 4)} | STRUCTURAL
-    prose = section.prose.replace("Efron & Tibshirani 1993, chapter 13", "")
+    prose = section.prose.replace("Hesterberg 2015", "")
     assert numbers_in(prose) <= {round(number, 9) for number in allowed}
 
 

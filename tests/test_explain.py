@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from specprof.profiling.attribution import attribute, best_change
 from specprof.profiling.comparison import compare
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Round
+from specprof.profiling.metrics import GenerationResult
 from specprof.reports import explain as report
 from specprof.reports.tables import to_text
 from test_comparison import ar, distinct, sd
@@ -112,7 +114,7 @@ def test_one_arm_explains_nothing(results: list[object]) -> None:
     comparison = compare(results, temperature=0)  # type: ignore[arg-type]
     assert attribute(comparison) is None
     assert report.sentences(comparison) == [
-        "Nothing to explain: it takes generations of both arms, plain and speculative."
+        "Nothing to explain: it takes generations of both arms, plain and speculative, with complete rounds."
     ]
     assert report.to_dict(comparison)["attribution"] is None
 
@@ -162,3 +164,53 @@ def test_both_sides_of_the_advice_come_from_the_same_costs() -> None:
     assert change is not None and comparison.costs is not None
     assert change.speedup == by_k[2] != comparison.costs.speedup_predicted_with_ar_overhead
     assert change.best_speedup == max(1.0, *by_k.values())
+
+
+def spent(draft: float, verify: float, accepted: int, k: int = 4) -> GenerationResult:
+    """Six rounds of prompt a whose drafting and verifying take so many milliseconds."""
+    rounds = [dataclasses.replace(timed(k, accepted, draft, verify, 0.5, 0.5), k=k) for _ in range(6)]
+    return distinct(rounds, f"SD-K{k}", 0, "a")
+
+
+def test_drafting_is_one_cause_whatever_became_of_the_tokens() -> None:
+    # Drafting 6 ms a round, verifying 4.5 ms more than one token: neither part of drafting is as much alone.
+    comparison = compare([ar("a"), spent(6, 14.5, 2)], temperature=0)
+    found = attribute(comparison)
+    assert found is not None and found.losses[0].name == "verifying more than one token"
+    (cause,) = (line for line in report.sentences(comparison) if "largest cause" in line)
+    assert "cause is drafting" in cause and "1.000 ms of it for tokens that were rejected" in cause
+
+
+def test_nothing_drafted_is_nothing_to_explain() -> None:
+    comparison = compare([ar("a"), spent(0, 10, 0, k=0)], temperature=0)
+    assert attribute(comparison) is None
+    assert report.sentences(comparison) == [
+        "Nothing to explain: it takes generations of both arms, plain and speculative, with complete rounds."
+    ]
+
+
+def test_a_round_that_costs_less_than_a_step_loses_nothing() -> None:
+    comparison = compare([ar("a"), spent(1, 5, 3)], temperature=0)
+    found = attribute(comparison)
+    assert found is not None and found.gap_seconds_per_token < 0
+    assert all(loss.share is None for loss in found.losses)
+    first, *others = report.sentences(comparison)
+    assert "nothing is lost" in first and not any("largest cause" in line for line in others)
+
+
+def test_several_lengths_measured_need_no_prediction() -> None:
+    comparison = compare([ar("a"), sd("a"), ar("b"), sd("b")], temperature=0)
+    lines = report.sentences(comparison, measured={1: 1.2, 2: 1.5, 4: 0.9})
+    assert "K = 2 is the best of those measured (1, 2, 4)." in lines
+    lines = report.sentences(comparison, measured={1: 0.8, 2: 0.7})
+    assert any("not to speculate" in line and "(1, 2)" in line for line in lines)
+
+
+def test_what_is_measured_to_be_faster_is_never_advised_against() -> None:
+    # By the survey nothing pays; by the clock, on six prompts, it does.
+    hopeless = CostCurve((0.0, 0.02, 0.04), (0.010, 0.020, 0.030), (0.002, 0.002, 0.002), (9, 9, 9))
+    results = [generation for prompt in "abcdef" for generation in (ar(prompt), sd(prompt))]
+    comparison = compare(results, temperature=0, curve=hopeless)
+    assert comparison.costs is not None and comparison.costs.best_k == 0
+    assert comparison.speedup_decode is not None and comparison.speedup_decode.verdict == "faster"
+    assert not any("not to speculate" in line for line in report.sentences(comparison))

@@ -144,8 +144,11 @@ def test_what_is_tested_is_what_was_simulated() -> None:
     assert score.z == pytest.approx(scores.deviations.sum() / math.sqrt(scores.variances.sum()))
     assert score.p == pytest.approx(two_sided(score.z, score.skewness)) and score.allowance == 0
     assert score.interval[0] < score.estimate < score.interval[1]
-    half = 1.959964 * math.sqrt(scores.variances.sum()) / scores.slopes.sum()
-    assert score.interval[1] - score.estimate == pytest.approx(half)
+    assert score.estimate == pytest.approx(scores.deviations.sum() / scores.slopes.sum())
+    for share in score.interval:  # where the sum is 1.96 standard deviations from what is expected of such a share
+        spread = scores.variances.sum() + share * scores.variance_slopes.sum() - share**2 * (scores.slopes**2).sum()
+        distance = scores.deviations.sum() - share * scores.slopes.sum()
+        assert abs(distance) == pytest.approx(1.959964 * math.sqrt(spread))
     numbers = ranks(tokens, target, np.random.default_rng(0))
     found = uniformity_test(numbers, LEVEL)
     assert found is not None and found.degrees_of_freedom == 19
@@ -171,6 +174,7 @@ def test_false_alarms_in_the_tail_are_as_rare_as_claimed(ratio: float) -> None:
         assert uncorrected > 2 * level  # without the correction there would be many more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_the_stated_power_is_the_power(share: float) -> None:
     """A fault of the stated size is found in 99 of 100 runs, half of it much less often."""
@@ -179,7 +183,7 @@ def test_the_stated_power_is_the_power(share: float) -> None:
     lawful = draws(target, generator)
     for name in ("mixture", "sharpness"):
         reference = mixture_scores(lawful, target, draft) if name == "mixture" else sharpness_scores(lawful, target)
-        stated = score_test(reference, LEVEL, exponential=name == "sharpness")
+        stated = score_test(reference, LEVEL, tilts=name == "sharpness")
         assert stated is not None
         size = share * stated.detectable
         if name == "mixture":
@@ -213,18 +217,76 @@ def test_the_stated_power_of_the_ranks_is_the_power() -> None:
         assert least <= found <= most
 
 
-def test_the_size_of_a_fault_is_estimated_without_bias() -> None:
-    target, draft = laws(1500)
+def sizes_found(kind: str, size: float, runs: int, places: int = 1500) -> tuple[float, float]:
+    """Mean estimate of a fault of some size, and the share of the intervals that hold it."""
+    target, _ = laws(places)
+    draft = laws(places, seed=1)[0]  # has nothing to do with the target: few tokens tell most
     generator = np.random.default_rng(6)
     estimates, covered = [], 0
-    for _ in range(100):
-        score = score_test(mixture_scores(draws(0.8 * target + 0.2 * draft, generator), target, draft), LEVEL)
-        assert score is not None
+    for _ in range(runs):
+        if kind == "mixture":
+            score = score_test(
+                mixture_scores(draws((1 - size) * target + size * draft, generator), target, draft), LEVEL
+            )
+        elif kind == "coin":
+            alpha = np.minimum(target, draft).sum(-1)
+            accepted = generator.random(places) < alpha + size * (1 - alpha)
+            variance, skew = alpha * (1 - alpha), 1 - 2 * alpha
+            score = score_test(
+                Scores(accepted - alpha, variance, variance * skew, 1 - alpha, (1 - alpha) * skew), LEVEL
+            )
+        else:
+            tokens = draws(softmax((1 + size) * np.log(target)), generator)
+            score = score_test(sharpness_scores(tokens, target), LEVEL, tilts=True)
+        assert score is not None and score.interval[0] <= score.estimate <= score.interval[1]
         estimates.append(score.estimate)
-        covered += score.interval[0] < 0.2 < score.interval[1]
-    error = np.std(estimates) / math.sqrt(len(estimates))
-    assert abs(np.mean(estimates) - 0.2) < 4 * error < 0.05
-    assert covered > 75
+        covered += score.interval[0] <= size <= score.interval[1] * (1 + 1e-9)
+    return float(np.mean(estimates)), covered / runs
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("mixture", 0.3), ("mixture", 1.0), ("coin", 0.3), ("tilt", -0.2), ("tilt", 0.4)]
+)
+def test_the_size_of_a_fault_is_estimated_without_bias(kind: str, size: float) -> None:
+    estimate, covered = sizes_found(kind, size, runs=60)
+    assert estimate == pytest.approx(size, abs=0.01) and covered >= 52 / 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(kind, size) for kind in ("mixture", "coin") for size in (0.0, 0.05, 0.1, 0.3, 0.6)]
+    + [("tilt", size) for size in (-0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4)],
+)
+def test_intervals_hold_what_they_should(kind: str, size: float) -> None:
+    estimate, covered = sizes_found(kind, size, runs=1000)
+    assert estimate == pytest.approx(size, abs=0.007) and 0.93 <= covered <= 0.97
+
+
+def test_a_fault_of_all_tokens_leaves_no_spread_but_is_not_known_exactly() -> None:
+    alpha = np.full(50, 0.8)
+    variance, skew = alpha * (1 - alpha), 1 - 2 * alpha
+    scores = Scores(1 - alpha, variance, variance * skew, 1 - alpha, (1 - alpha) * skew)
+    score = score_test(scores, LEVEL)
+    assert score is not None and score.estimate == pytest.approx(1) == pytest.approx(score.interval[1])
+    assert 0.5 < score.interval[0] < 0.9  # of 10 that should have been rejected, none was
+
+
+def test_what_no_share_explains_has_an_interval_all_the_same() -> None:
+    target, draft = laws(400)
+    scores = mixture_scores(draws(target, np.random.default_rng(1)), target, draft)
+    for times in (8.0, -8.0):
+        moved = times * scores.slopes
+        score = score_test(Scores(moved, scores.variances, scores.thirds, scores.slopes, scores.variance_slopes), LEVEL)
+        assert score is not None and score.estimate == pytest.approx(times)
+        assert score.interval[0] < times < score.interval[1] and 1 < abs(score.interval[0]) < 16
+
+
+def test_a_law_sharper_than_any_tilt_makes_it() -> None:
+    target, _ = laws(400)
+    score = score_test(sharpness_scores(target.argmax(-1), target), LEVEL, tilts=True)
+    assert score is not None and score.estimate == math.inf == score.interval[1] and score.p < LEVEL
+    assert math.isfinite(score.detectable)
 
 
 # --- rounding
@@ -285,6 +347,19 @@ def test_what_can_not_be_tested() -> None:
     assert score_test(few, LEVEL) is None  # one token would carry the whole sum
     assert uniformity_test(np.random.default_rng(0).random(99), LEVEL) is None
     assert uniformity_test(np.random.default_rng(0).random(100), LEVEL) is not None
+
+
+def test_scores_that_are_no_numbers_say_nothing() -> None:
+    target, draft = laws(400)
+    scores = mixture_scores(draws(target, np.random.default_rng(1)), target, draft)
+    deviations = scores.deviations.copy()
+    deviations[3] = math.nan
+    broken = Scores(deviations, scores.variances, scores.thirds, scores.slopes, scores.variance_slopes)
+    assert score_test(broken, LEVEL) is None and score_test(scores, LEVEL, Shift(math.nan)) is None
+    numbers = np.random.default_rng(0).random(400)
+    assert uniformity_test(numbers, LEVEL, shifts=(Shift(math.nan),)) is None
+    numbers[7] = math.nan
+    assert uniformity_test(numbers, LEVEL) is None
 
 
 def test_a_fault_that_no_number_of_tokens_shows_is_never_found() -> None:

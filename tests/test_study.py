@@ -17,7 +17,7 @@ from specprof.errors import UsageError
 from specprof.experiments.results import read_contents
 from specprof.experiments.saved_runs import read_run, saved_runs
 from specprof.experiments.study import of_run, of_sweep
-from specprof.profiling.events import Event, PromptEnded, Round, RunEnded, RunStarted
+from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
 
 
 def test_a_run_is_a_study_of_one_draft_length(tmp_path: Path) -> None:
@@ -117,12 +117,17 @@ def _config(**changes: Any) -> Callable[[Event], Event]:
 
 
 def _second_decoder(event: Event) -> Event:
-    other = not isinstance(event, RunStarted | RunEnded) and event.decoder != "AR" and event.prompt_id == "code_001"
-    return dataclasses.replace(event, decoder="SD-K9") if other else event  # type: ignore[call-arg]
+    if isinstance(event, Prefilled | Round | PromptEnded) and (event.decoder, event.prompt_id) == ("SD-K4", "code_001"):
+        return dataclasses.replace(event, decoder="SD-K9")
+    return event
 
 
 def _probabilities(event: Event) -> Event:
     return dataclasses.replace(event, target_prob=(0.5,)) if isinstance(event, Round) and event.k else event
+
+
+def _end(**changes: Any) -> Callable[[Event], Event]:
+    return lambda event: dataclasses.replace(event, **changes) if isinstance(event, PromptEnded) else event
 
 
 def _negative(event: Event) -> Event:
@@ -144,7 +149,7 @@ def _differences(*values: Any) -> Callable[[Event], Event]:
         _config(prompts=[3]),
         _config(pair=[]),
         _config(cost_curve={"draft_seconds": []}),
-        _config(cost_curve=dict.fromkeys(CURVE.to_dict(), [])),
+        _config(cost_curve={key: [] for key in CURVE.to_dict()}),
         _config(cost_curve=CURVE.to_dict() | {"verify_seconds": [0.0] * 5}),
         _config(cost_curve=CURVE.to_dict() | {"rest_seconds": [-1.0] * 5}),
         _config(cost_curve=CURVE.to_dict() | {"num_rounds": ["many"] * 5}),
@@ -155,8 +160,9 @@ def _differences(*values: Any) -> Callable[[Event], Event]:
         _negative,
         _differences({"prompt_id": "code_000"}),
         _differences({"prompt_id": "code_000", "position": "first"}),
-        lambda e: dataclasses.replace(e, token_texts={"1": 2}) if isinstance(e, PromptEnded) else e,
-        lambda e: dataclasses.replace(e, energy_joules="much") if isinstance(e, PromptEnded) else e,
+        _end(token_texts={"1": 2}),
+        _end(energy_joules="much"),
+        _end(draft_matches=[0, 1]),
     ],
 )
 def test_a_damaged_run_is_refused(change: Callable[[Event], Event], tmp_path: Path) -> None:

@@ -47,9 +47,14 @@ def doubled(dtype: torch.dtype, position: int, scale: float) -> tuple[ModelWrapp
     return ModelWrapper(model, measure_linear=False), text, other
 
 
-def parted(text: Sequence[int], position: int, token: int) -> list[int]:
-    """The text with another token at a position, and whatever behind it."""
-    return [*text[:position], token, *([0] * (len(text) - position - 1))]
+def parted(model: ModelWrapper, text: Sequence[int], position: int, token: int) -> list[int]:
+    """The text with another token at a position, and what the model makes of it from there."""
+    begun = [*text[:position], token]
+    room = len(text) - len(begun)
+    if not room:
+        return begun
+    decoder = AutoregressiveDecoder(model)
+    return [*begun, *decoder.generate([*PROMPT, *begun], room, stop_ids=NO_STOP).generated_ids]
 
 
 def diagnosed(model: ModelWrapper, speculative: Sequence[int], ar: Sequence[int], width: int = 4) -> Difference:
@@ -63,24 +68,35 @@ def diagnosed(model: ModelWrapper, speculative: Sequence[int], ar: Sequence[int]
 @pytest.mark.parametrize("dtype", [*LOW, torch.float32], ids=str)
 def test_equal_rows_of_the_head_are_a_tie(dtype: torch.dtype, position: int) -> None:
     model, text, other = doubled(dtype, position, 1.0)
-    found = diagnosed(model, parted(text, position, other), text)
+    found = diagnosed(model, parted(model, text, position, other), text)
     assert (found.verdict, found.position, found.gap, found.top2_gap) == ("tie", position, 0.0, 0.0)
     assert (found.speculative_token, found.plain_token) == (other, text[position])
     assert found.dtype == str(dtype).removeprefix("torch.") and 0 < found.tolerance < 0.5
     # Which of the two has it makes no difference.
-    assert diagnosed(model, text, parted(text, position, other)).verdict == "tie"
+    assert diagnosed(model, text, parted(model, text, position, other)).verdict == "tie"
+
+
+def test_what_follows_a_tie_has_to_be_the_targets_choice_too() -> None:
+    model, text, other = doubled(torch.float32, 3, 1.0)
+    speculative = parted(model, text, 3, other)
+    assert diagnosed(model, speculative, text).verdict == "tie"
+    for position in (4, len(text) - 1):
+        wrong = next(i for i in range(VOCAB) if i not in (*text, *speculative))
+        broken = [*speculative[:position], wrong, *speculative[position + 1 :]]
+        assert diagnosed(model, broken, text).verdict == "failure"
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_a_gap_of_a_rounding_step_is_a_tie_and_a_larger_one_is_not(dtype: torch.dtype) -> None:
     eps = torch.finfo(dtype).eps
-    near, text, other = doubled(dtype, 3, 1 - eps)
-    found = diagnosed(near, parted(text, 3, other), text)
-    assert found.verdict == "tie" and found.gap is not None and 0 < found.gap <= found.tolerance
-    far, text, other = doubled(dtype, 3, 1 - 60 * eps)
-    found = diagnosed(far, parted(text, 3, other), text)
-    assert found.verdict == "failure" and found.gap is not None and found.gap > found.tolerance
-    assert found.top2_gap > 0
+    verdicts = set()
+    for steps in (0.5, 1, 2, 4, 8, 60):
+        model, text, other = doubled(dtype, 3, 1 - steps * eps)
+        found = diagnosed(model, parted(model, text, 3, other), text)
+        assert found.gap is not None
+        assert found.verdict == ("tie" if found.gap <= found.tolerance else "failure")
+        verdicts.add(found.verdict)
+    assert verdicts == {"tie", "failure"} and found.verdict == "failure"
 
 
 @pytest.mark.parametrize("dtype", [*LOW, torch.float32], ids=str)
@@ -88,7 +104,7 @@ def test_a_wrong_token_is_a_failure(dtype: torch.dtype) -> None:
     model = target(dtype)
     text = plain(model)
     wrong = next(i for i in range(VOCAB) if i not in text)
-    found = diagnosed(model, parted(text, 5, wrong), text)
+    found = diagnosed(model, parted(model, text, 5, wrong), text)
     assert found.verdict == "failure" and found.position == 5
     assert found.gap is not None and found.gap >= found.top2_gap > 0 and found.gap > found.tolerance
 
@@ -98,7 +114,7 @@ def test_two_wrong_tokens_that_are_equal_are_no_tie() -> None:
     worst = next(i for i in range(VOCAB) if i not in (*text, other))
     model.model.lm_head.weight[worst - 1] = model.model.lm_head.weight[worst]
     assert worst - 1 not in text
-    assert diagnosed(model, parted(text, 3, worst), parted(text, 3, worst - 1)).verdict == "failure"
+    assert diagnosed(model, parted(model, text, 3, worst), parted(model, text, 3, worst - 1)).verdict == "failure"
 
 
 def test_a_text_that_ends_before_the_other_is_a_failure() -> None:
@@ -136,16 +152,16 @@ def test_the_tolerance_is_twice_what_passes_of_a_round_s_width_move_a_logit(step
     eps = torch.finfo(torch.float32).eps
     for times, verdict in ((70, "tie"), (120, "failure")):
         logits = target(torch.float32).forward(torch.tensor([[*PROMPT, *plain(target(torch.float32))[:6]]]))[0][0, -1]
-        best, largest = float(logits.max()), float(logits.abs().max())
-        exact, text, other = doubled(torch.float32, 6, 1 - times * eps * largest / best)
+        best = float(logits.max())
+        exact, text, other = doubled(torch.float32, 6, 1 - times * eps)
         model = Noisy(exact.model, measure_linear=False)
-        model.noise = steps * eps * largest
-        found = diagnosed(model, parted(text, 6, other), text, 4)
-        assert found.width_difference == pytest.approx(40 * eps * largest, rel=0.15)
+        model.noise = steps * eps * best
+        found = diagnosed(model, parted(exact, text, 6, other), text, 4)
+        assert found.width_difference == pytest.approx(40 * eps * best, rel=0.15)
         assert found.tolerance == 2 * found.width_difference
-        assert found.gap == pytest.approx(times * eps * largest, rel=0.2) and found.verdict == verdict
+        assert found.gap == pytest.approx(times * eps * best, rel=0.2) and found.verdict == verdict
         # Passes of another width have nothing to do with it.
-        assert diagnosed(model, parted(text, 6, other), text, 3).verdict == "failure"
+        assert diagnosed(model, parted(exact, text, 6, other), text, 3).verdict == "failure"
 
 
 def test_at_the_end_of_the_context_there_is_room_for_no_more() -> None:

@@ -18,7 +18,7 @@ from specprof.errors import UsageError
 from specprof.experiments.matrix import DraftLength, Missing
 from specprof.experiments.saved_runs import mapping
 from specprof.experiments.study import Study
-from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT
+from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT, few_prompts
 from specprof.profiling.metrics import AcceptanceCounts, GenerationResult
 from specprof.profiling.statistics import Interval, Verdict, cost_over_repetitions, paired_bootstrap, verdict
 
@@ -37,7 +37,7 @@ SPEEDS = QUANTITIES[:3]
 class Estimate:
     value: float | None
     ci: Interval | None
-    """95 % interval, from resampling prompts; None with fewer than two, and where a resample leaves it undefined."""
+    """95 % interval, from resampling prompts; None with fewer than five, and where a resample leaves it undefined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,12 +411,22 @@ def _quantities(column: _Column, prompts: Sequence[str], seed: int) -> list[Quan
     table = np.array([(*column.before[prompt].row(), *column.after[prompt].row()) for prompt in prompts])
     with np.errstate(divide="ignore", invalid="ignore"):
         values = _statistics(table.sum(axis=0)[:, None])[:, 0]
-    intervals = paired_bootstrap(list(table.T), _statistics, seed=seed)
+    intervals = paired_bootstrap(list(table.T), _statistics, ratios=_RATIOS, seed=seed)
     estimates = [
-        Estimate(float(value), ci) if np.isfinite(value) else Estimate(None, None)
-        for value, ci in zip(values, intervals, strict=True)
+        Estimate(float(value), _possible(ci, *limits)) if np.isfinite(value) else Estimate(None, None)
+        for value, ci, limits in zip(values, intervals, _LIMITS, strict=True)
     ]
     return [Quantity(*estimates[start : start + 4]) for start in range(0, len(estimates), 4)]
+
+
+# Of each quantity four statistics; the share of accepted tokens may be 0, and a difference is no ratio.
+_ANY = (-np.inf, np.inf)
+_LIMITS = [_ANY] * 4 * (len(QUANTITIES) - 1) + [(0.0, 1.0), (0.0, 1.0), (0.0, np.inf), (-1.0, 1.0)]
+_RATIOS = [4 * quantity + statistic for quantity in range(len(QUANTITIES) - 1) for statistic in range(3)]
+
+
+def _possible(ci: Interval | None, least: float, most: float) -> Interval | None:
+    return None if ci is None else (max(ci[0], least), min(ci[1], most))
 
 
 def _statistics(sums: _Array) -> _Array:
@@ -548,10 +558,8 @@ def _warnings(
     if not whole:
         return
     fewest = min(row.num_prompts for row in whole)
-    if fewest == 1:
-        yield "One prompt only: no interval and no verdict; use more prompts."
-    elif fewest < FEW_PROMPTS:
-        yield f"{fewest} prompts only: the intervals understate the doubt; use more prompts."
+    if fewest < FEW_PROMPTS:
+        yield few_prompts(fewest)
     plain = whole[0].ar_tokens_per_second.ratio
     if not machine.hardware and plain.value is not None and abs(plain.value - 1) > MAX_DRIFT:
         direction = "faster" if plain.value > 1 else "slower"

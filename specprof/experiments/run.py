@@ -123,18 +123,23 @@ def measure(
                         texts[event.prompt_id, event.repetition, event.decoder].extend(emitted)
                     yield event
     comparable = config.temperature == 0 and config.baseline and config.synthetic_acceptance is None
-    yield RunEnded(peak, tuple(_differences(arms, prompts, texts)) if comparable else ())
+    yield RunEnded(peak, tuple(_differences(config, arms, prompts, texts)) if comparable else ())
 
 
 def _differences(
-    arms: Arms, prompts: Sequence[EncodedPrompt], texts: Mapping[tuple[str, int, str], Sequence[int]]
+    config: RunConfig,
+    arms: Arms,
+    prompts: Sequence[EncodedPrompt],
+    texts: Mapping[tuple[str, int, str], Sequence[int]],
 ) -> Iterator[dict[str, Any]]:
     """Why greedy texts of the two arms differ: of each prompt where they do, the first place in any repetition."""
     width = arms.speculative.length.longest + 1
     for prompt in prompts:
         key = prompt.prompt.prompt_id
-        repetitions = {repetition for prompt_id, repetition, _ in texts if prompt_id == key}
-        pairs = [(texts[key, n, arms.speculative.label], texts[key, n, arms.baseline.label]) for n in repetitions]
+        pairs = [
+            (texts[key, n, arms.speculative.label], texts[key, n, arms.baseline.label])
+            for n in range(config.repetitions)
+        ]
         parted = [(position, *pair) for pair in pairs if (position := first_difference(*pair)) is not None]
         if parted:
             _, speculative, plain = min(parted)

@@ -83,6 +83,8 @@ class FinishedRun:
     """What rounds of each draft length cost, where that was surveyed."""
     differences: tuple[Divergence, ...] = ()
     """Why greedy texts differ, of those that were looked into."""
+    complete: bool = True
+    """False: it was interrupted, or is still going on."""
 
     def compared(self) -> Comparison:
         """The comparison that the run itself printed, if it came so far."""
@@ -135,9 +137,9 @@ def read_run(path: Path) -> FinishedRun:
         decoders = {result.decoder for result in results} - {BASELINE}
         if len(decoders) > 1:
             raise ValueError(f"it is of several decoders: {', '.join(sorted(decoders))}")
-        return FinishedRun(started, asked, results, curve, differences(ends[-1]) if ends else ())
+        return FinishedRun(started, asked, results, curve, differences(ends[-1]) if ends else (), bool(ends))
     except ValueError as error:
-        raise UsageError(f"{path} is damaged: {error}", "remove the run (`specprof results rm`)") from error
+        raise UsageError(f"{path} is damaged, or no run: {error}", "name another, or measure again") from error
     except OSError as error:
         raise ResourceError(f"reading {path} failed: {error.strerror or error}", "check its permissions") from error
 
@@ -166,7 +168,7 @@ def _events(path: Path) -> Iterator[Event]:
             except ValueError as error:
                 if line.endswith(b"\n"):
                     raise UsageError(
-                        f"line {number} of {path} is damaged: {error}", "remove the run (`specprof results rm`)"
+                        f"line {number} of {path} is damaged: {error}", "name a run's file, or measure again"
                     ) from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from specprof.errors import ResourceError
+from specprof.errors import ResourceError, UsageError
 from specprof.profiling.events import Event, PromptEnded, RunEnded, RunStarted, to_json_line
 
 
@@ -71,6 +71,8 @@ def check_file_writable(path: Path) -> None:
     """Learn the same of a file that is to be written in the end."""
     if path.is_dir():
         problem = "it is a directory"
+    elif holds_measurements(path):
+        raise UsageError(f"{path} holds measurements, which would be lost", "name another file")
     elif not path.parent.is_dir():
         problem = f"there is no directory {path.parent}"
     elif not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -78,6 +80,15 @@ def check_file_writable(path: Path) -> None:
     else:
         return
     raise ResourceError(f"{path} can't be written: {problem}", "name a file in a directory that exists and is writable")
+
+
+def holds_measurements(path: Path) -> bool:
+    """Whether a file begins as runs and results stores do."""
+    if not path.is_file():
+        return False
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(16).startswith((b'{"event":', b'{"kind":'))
+    return False
 
 
 def check_writable(directory: Path) -> None:

@@ -90,7 +90,7 @@ def of_run(run: FinishedRun) -> Study:
         results={k: run.results},
         missing=(),
         curve=run.curve,
-        caveats=asked.caveats,
+        caveats=(*asked.caveats, *_interrupted(run)),
         config=run.started.config,
         models=asked.models,
         machine=run.started.machine,
@@ -98,6 +98,14 @@ def of_run(run: FinishedRun) -> Study:
         commands=tuple(filter(None, (asked.command,))),
         is_sweep=False,
     )
+
+
+def _interrupted(run: FinishedRun) -> list[str]:
+    if run.complete:
+        return []
+    arms = 2 if run.started.config.get("baseline") else 1
+    asked = len(run.asked.prompts) * run.asked.repetitions * arms
+    return [f"interrupted: {len(run.results)} of {asked} generations were made"]
 
 
 def of_sweep(

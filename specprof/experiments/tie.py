@@ -15,13 +15,12 @@ from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.comparison import first_difference
 from specprof.profiling.verification import Difference
 
-_ROUNDING_STEPS = 4
-"""Each of two logits may be rounded one step (eps times its size) up in one pass and down in the other. Where both
-passes happen to round alike, the observed difference is 0 and this is what is left."""
+_PLACES = 64
+"""Where rounding is looked at, before the texts part."""
 _MAX_STEPS = 64
 _MAX_SHARE = 0.1
-"""Passes of different width whose logits differ by more steps, or by more of the largest logit, don't compute the same
-thing: that would excuse everything."""
+"""Passes of different width whose logits differ by more steps of the dtype, or by more of the best logit, don't compute
+the same thing: that would excuse everything."""
 
 
 def diagnose(
@@ -32,7 +31,8 @@ def diagnose(
     plain_ids: Sequence[int],
     width: int,
 ) -> Difference | None:
-    """Look at the target's logits where two greedy continuations of one prompt part.
+    """Look at the target's logits where two greedy continuations of one prompt part, and at the rest of the
+    speculative one: behind a tie it is a text of its own, in which every token has to be the target's choice too.
 
     Args:
         speculative_ids, plain_ids: generated tokens.
@@ -44,19 +44,21 @@ def diagnose(
     position = first_difference(speculative_ids, plain_ids)
     if position is None:
         return None
-    shared = list(plain_ids[:position])
-    narrow = _logits(target, prompt_ids, shared, 1, 0)
-    wide = [_logits(target, prompt_ids, shared, width, row) for row in range(min(width, len(shared)))]
-    observed = max((float((logits - narrow).abs().max()) for logits in wide), default=0.0)
-    largest, eps = float(narrow.abs().max()), torch.finfo(target.dtype).eps
-    # Each of two logits moves by what was observed at most, in opposite directions.
-    tolerance = max(2 * observed, _ROUNDING_STEPS * eps * largest)
-    is_rounding = observed <= min(_MAX_STEPS * eps, _MAX_SHARE) * largest
-    best, second = narrow.topk(2).values.tolist()
+    text = [*prompt_ids, *plain_ids[:position]]
+    begin = max(1, len(text) - _PLACES)
+    narrow, wide = _logits(target, text, begin, 1), _logits(target, text, begin, width)
+    observed = float((narrow - wide).abs().max())
+    here = narrow[-1]
+    best, second = here.topk(2).values.tolist()
+    step = torch.finfo(target.dtype).eps * max(abs(best), abs(second))
+    # Each of the two logits moves by what was observed at most, in opposite directions; where all passes happened to
+    # round alike, one of them may still round one step the other way.
+    tolerance = max(2 * observed, step)
+    is_rounding = observed <= min(_MAX_STEPS * step, _MAX_SHARE * max(abs(best), abs(second)))
     chosen = [ids[position] if position < len(ids) else None for ids in (speculative_ids, plain_ids)]
-    gap = None
-    if None not in chosen:
-        gap = best - min(float(narrow[token]) for token in chosen if token is not None)
+    # Where a text ends is decided by its tokens alone: of two equal ones, one ended where it should not have.
+    gap = None if None in chosen else best - min(float(here[token]) for token in chosen if token is not None)
+    explained = is_rounding and gap is not None and gap <= tolerance
     return Difference(
         prompt_id=prompt_id,
         position=position,
@@ -67,29 +69,33 @@ def diagnose(
         tolerance=tolerance,
         width_difference=observed,
         dtype=str(target.dtype).removeprefix("torch."),
-        # Where a text ends is decided by its tokens alone: of two equal ones, one ended where it should not have.
-        verdict="tie" if is_rounding and gap is not None and gap <= tolerance else "failure",
+        verdict="tie"
+        if explained and _follows(target, prompt_ids, speculative_ids, position, tolerance)
+        else "failure",
     )
 
 
-@torch.inference_mode()
-def _logits(target: ModelWrapper, prompt: Sequence[int], text: Sequence[int], width: int, row: int) -> Tensor:
-    """The target's logits ``[vocab]`` after ``prompt + text``, in float64, on the CPU; ``text`` is fed ``width`` tokens
-    at a time.
+def _follows(
+    target: ModelWrapper, prompt: Sequence[int], generated: Sequence[int], position: int, tolerance: float
+) -> bool:
+    """Whether every token behind ``position`` is the target's choice, given what the text has before it."""
+    text = [*prompt, *generated[:-1]]
+    begin = len(prompt) + position
+    if begin >= len(text):
+        return True
+    logits = _logits(target, text, begin + 1, 1)
+    tokens = torch.tensor(generated[position + 1 :])
+    return bool((logits.max(-1).values - logits[torch.arange(len(tokens)), tokens] <= tolerance).all())
 
-    Its last token is in ``row`` of the last pass. What follows it there it can't see; as at the length limit, nothing
-    does beyond the model's context.
-    """
-    last = len(text) - 1 - row
-    end = len(prompt) + len(text)
-    room = end + width if target.max_context is None else min(end + width, target.max_context)
-    cache = target.new_cache(room)
+
+@torch.inference_mode()
+def _logits(target: ModelWrapper, text: Sequence[int], begin: int, width: int) -> Tensor:
+    """The target's logits ``[len(text) - begin + 1, vocab]`` after ``text[:begin]``, and after each token behind that,
+    which is fed ``width`` tokens at a time; in float64, on the CPU."""
+    cache = target.new_cache(len(text))
     device = target.device
-    logits = target.extend(torch.tensor(prompt, device=device), cache)
-    if not text:
-        return logits[0].double().cpu()
-    for begin in range(0, last, width):
-        target.extend(torch.tensor(text[begin : min(begin + width, last)], device=device), cache)
-    padding = [0] * min(width - 1 - row, room - end)
-    window = torch.tensor([*text[last:], *padding], device=device)
-    return target.extend(window, cache, window.shape[0])[row].double().cpu()
+    rows = [target.extend(torch.tensor(text[:begin], device=device), cache).double().cpu()]
+    for start in range(begin, len(text), width):
+        piece = torch.tensor(text[start : start + width], device=device)
+        rows.append(target.extend(piece, cache, piece.shape[0]).double().cpu())
+    return torch.cat(rows)

@@ -35,9 +35,11 @@ MIN_LOG_PROB = -20.0
 RANK_BINS = 20
 _LEAST = -1e4
 """Log probability of what can't be: 0 times minus infinity would be no number."""
-_ROUNDING_STEPS = 16
+_VARIATION_STEPS = 16
 _HARMLESS_VARIATION = 1e-3
 """Rounding may move this much probability, or 16 steps of the dtype: 0.016 in float16, 0.125 in bfloat16."""
+_LOGIT_STEPS = 4
+"""How far a logit may move at least, in steps of the dtype at the largest: few passes may happen not to differ."""
 _LOGITS_AT_ONCE = 2**22
 """Bounds the memory of the laws that are held at a time."""
 
@@ -206,7 +208,7 @@ class TokenScores:
         likelier = (laws.target * (laws.target > prob[:, None])).sum(-1)
         as_likely = (laws.target * (laws.target == prob[:, None])).sum(-1)
         self._ranks.append(_numpy(torch.stack((likelier, as_likely))))
-        for row in torch.nonzero(prob == 0).flatten().tolist():
+        for row in torch.nonzero(~(prob > 0)).flatten().tolist():  # 0, or no number
             if _within_rounding(laws.logits[row], int(laws.tokens[row]), self.sampling, self.slack):
                 self.num_borderline += 1
             else:
@@ -294,8 +296,7 @@ class RoundingSample:
     @property
     def slack(self) -> float:
         """How far a logit may move."""
-        steps = 4 * torch.finfo(self.target.dtype).eps * self._largest  # where few passes happen to differ
-        return max(self._furthest, steps)
+        return max(self._furthest, _LOGIT_STEPS * torch.finfo(self.target.dtype).eps * self._largest)
 
     def shift(self, kind: Statistic) -> Shift:
         parts = self._shifts[kind]
@@ -307,7 +308,7 @@ class RoundingSample:
     def result(self) -> Rounding | None:
         if not self.num_tokens:
             return None
-        limit = max(_ROUNDING_STEPS * torch.finfo(self.target.dtype).eps, _HARMLESS_VARIATION)
+        limit = max(_VARIATION_STEPS * torch.finfo(self.target.dtype).eps, _HARMLESS_VARIATION)
         return Rounding(self.width, self.num_tokens, self._furthest, self._variation / self.num_tokens, limit)
 
 

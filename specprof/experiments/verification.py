@@ -31,8 +31,7 @@ from specprof.experiments.token_laws import (
 from specprof.profiling.events import Prefilled, Round
 from specprof.profiling.goodness import MIN_EXPECTED, Scores, Shift, Values, score_test, uniformity_test
 from specprof.profiling.verification import (
-    CHECKS,
-    FAMILY_LEVEL,
+    CHECK_LEVEL,
     ArmLaw,
     Check,
     GreedyVerification,
@@ -145,24 +144,15 @@ def _verify_arm(
         for laws in laws_of(arms.target, drafter, generation, sampling):
             tokens.observe(laws)
         tick()
-    names = tuple(CHECKS) if speculates else ("unjudged", "sharpness", "ranks")
-    level = FAMILY_LEVEL / len(names)
     judged: Place | None = "judged" if speculates else None
-    ranks = tokens.numbers(np.random.default_rng(config.seed))
-    checks = {
-        "unjudged": _draft_check("unjudged", _ratio(tokens, judged), tokens, judged, rounding, level),
-        "corrected": _draft_check("corrected", "overlap", tokens, judged, rounding, level),
-        "bonus": _draft_check("bonus", _ratio(tokens, "bonus"), tokens, "bonus", rounding, level),
-        "sharpness": _check(
-            "sharpness",
-            tokens.scores("sharpness", None),
-            level,
-            rounding.shift("sharpness"),
-            "the target is certain of every token",
-        ),
-        "acceptance": _acceptance_check(generations, level),
-        "ranks": _ranks_check(ranks, level, rounding.bin_shifts()),
-    }
+    checks = [_draft_check("unjudged", _ratio(tokens, judged), tokens, judged, rounding)]
+    if speculates:
+        checks.append(_draft_check("corrected", "overlap", tokens, judged, rounding))
+        checks.append(_draft_check("bonus", _ratio(tokens, "bonus"), tokens, "bonus", rounding))
+    checks.append(_sharpness_check(tokens, rounding))
+    if speculates:
+        checks.append(_acceptance_check(generations))
+    checks.append(_ranks_check(tokens.numbers(np.random.default_rng(config.seed)), rounding.bin_shifts()))
     drafted, accepted, rejected = _counts(generations)
     return ArmLaw(
         label=decoder.label,
@@ -172,21 +162,20 @@ def _verify_arm(
         num_accepted=accepted,
         num_rejected=rejected,
         num_bonus=sum(generation.places.count("bonus") for generation in generations),
-        level=level,
-        checks=tuple(checks[name] for name in names),
+        checks=tuple(checks),
         num_impossible=tokens.num_impossible,
         num_borderline=tokens.num_borderline,
         rounding=rounding.result(),
     )
 
 
-def _check(name: str, scores: Scores, level: float, shift: Shift, otherwise: str) -> Check:
-    """``otherwise``: why nothing can be said where nothing can."""
-    score = score_test(scores, level, shift, exponential=name == "sharpness")
+def _check(name: str, scores: Scores, shift: Shift, *, tilts: bool = False) -> Check:
+    """``tilts``: as :func:`score_test` has it; else what is looked for is a share of tokens."""
+    score = score_test(scores, CHECK_LEVEL, shift, tilts=tilts)
     if score is None:
-        return Check(name, len(scores), not_tested=otherwise)
-    # A fault of every token is the largest there can be: what could miss that tells something only where it fails.
-    vacuous = name != "sharpness" and score.detectable > 1
+        return Check(name, len(scores), not_tested=f"too few of {_tokens(scores)} carry the test")
+    # No more than all tokens can have a fault: what could miss that tells something only where it fails.
+    vacuous = not tilts and score.detectable > 1
     return Check(
         name,
         score.num_tokens,
@@ -196,8 +185,12 @@ def _check(name: str, scores: Scores, level: float, shift: Shift, otherwise: str
         estimate=score.estimate,
         interval=score.interval,
         detectable=score.detectable,
-        not_tested=otherwise if vacuous else None,
+        not_tested=f"a fault of all {_tokens(scores)} could be missed" if vacuous else None,
     )
+
+
+def _tokens(values: Scores | Values) -> str:
+    return f"{len(values):,} token{'' if len(values) == 1 else 's'}"
 
 
 def _ratio(tokens: TokenScores, place: Place | None) -> Statistic:
@@ -205,7 +198,7 @@ def _ratio(tokens: TokenScores, place: Place | None) -> Statistic:
 
 
 def _draft_check(
-    name: str, kind: Statistic, tokens: TokenScores, place: Place | None, rounding: RoundingSample, level: float
+    name: str, kind: Statistic, tokens: TokenScores, place: Place | None, rounding: RoundingSample
 ) -> Check:
     scores = tokens.scores(kind, place)
     if not len(scores):
@@ -214,11 +207,17 @@ def _draft_check(
         return Check(name, 0, not_tested=unknown if tokens.num_at(place) else no_place)
     if scores.slopes.mean() < _SAME_LAW:
         return Check(name, len(scores), not_tested="the draft proposes what the target would")
-    too_close = f"{len(scores)} tokens are too few to tell this draft from the target"
-    return _check(name, scores, level, rounding.shift(kind), too_close)
+    return _check(name, scores, rounding.shift(kind))
 
 
-def _acceptance_check(generations: Sequence[Generation], level: float) -> Check:
+def _sharpness_check(tokens: TokenScores, rounding: RoundingSample) -> Check:
+    scores = tokens.scores("sharpness", None)
+    if len(scores) and not scores.variances.any():
+        return Check("sharpness", len(scores), not_tested="the target is certain of every token")
+    return _check("sharpness", scores, rounding.shift("sharpness"), tilts=True)
+
+
+def _acceptance_check(generations: Sequence[Generation]) -> Check:
     """At each place that was judged, a draft token is accepted with probability alpha, whatever was accepted before."""
     alphas: list[float] = []
     accepted: list[bool] = []
@@ -240,13 +239,15 @@ def _acceptance_check(generations: Sequence[Generation], level: float) -> Check:
     variance = alpha * (1 - alpha)
     growth = (1 - alpha) * (1 - 2 * alpha)
     scores = Scores(np.asarray(accepted) - alpha, variance, variance * (1 - 2 * alpha), 1 - alpha, growth)
-    return _check("acceptance", scores, level, Shift(), f"{len(alpha)} draft tokens are too few")
+    return _check("acceptance", scores, Shift())
 
 
-def _ranks_check(numbers: Values, level: float, shifts: tuple[Shift, ...]) -> Check:
-    found = uniformity_test(numbers, level, bins=RANK_BINS, shifts=shifts)
+def _ranks_check(numbers: Values, shifts: tuple[Shift, ...]) -> Check:
+    if not np.isfinite(numbers).all():
+        return Check("ranks", len(numbers), not_tested="the target gives some tokens a probability that is no number")
+    found = uniformity_test(numbers, CHECK_LEVEL, bins=RANK_BINS, shifts=shifts)
     if found is None:
-        return Check("ranks", len(numbers), not_tested=f"{len(numbers)} tokens are too few for {RANK_BINS} bins")
+        return Check("ranks", len(numbers), not_tested=f"{_tokens(numbers)} are too few for {RANK_BINS} bins")
     return Check(
         "ranks",
         found.num_tokens,

@@ -54,7 +54,7 @@ class Change:
     """The draft length that would have been best by this run's own acceptance and costs."""
 
     k: float
-    """Tokens drafted per round here (their mean, where drafts differ in length)."""
+    """Tokens asked of the drafter per round here; the mean of what it drafted, where that differs (``auto``)."""
     best_k: int
     """0: not to speculate."""
     speedup: float
@@ -76,6 +76,8 @@ def attribute(comparison: Comparison) -> Attribution | None:
     ar, sd = comparison.baseline, comparison.speculative
     if ar is None or sd is None or not ar.tokens_per_second or not sd.tokens_per_second or not sd.num_rounds:
         return None
+    if comparison.acceptance is None or comparison.acceptance.num_spec_tokens is None:
+        return None  # nothing was drafted, so that there is no speculation to explain
     tau = (sd.num_tokens - sd.num_generations) / sd.num_rounds
     before, after = 1 / ar.tokens_per_second, 1 / sd.tokens_per_second
     accepted = comparison.acceptance.draft_acceptance_rate if comparison.acceptance else None
@@ -93,7 +95,8 @@ def attribute(comparison: Comparison) -> Attribution | None:
         "overhead": above_plain_decoding("overhead"),
     }
     gap = after - before / tau
-    losses = [Loss(name, seconds, seconds / gap if gap else None) for name, seconds in parts.items()]
+    # Of what is no gap there are no shares.
+    losses = [Loss(name, seconds, seconds / gap if gap > 0 else None) for name, seconds in parts.items()]
     return Attribution(
         tokens_per_round=tau,
         ar_seconds_per_token=before,
@@ -106,17 +109,20 @@ def attribute(comparison: Comparison) -> Attribution | None:
 
 def best_change(comparison: Comparison) -> Change | None:
     """What another draft length would have done; None where the run doesn't tell."""
-    costs = comparison.costs
-    if costs is None or costs.best_k is None or costs.best_k_speedup_predicted is None:
+    costs, acceptance = comparison.costs, comparison.acceptance
+    if costs is None or acceptance is None or costs.best_k is None or costs.best_k_speedup_predicted is None:
         return None
-    k, speedup = costs.draft_tokens_per_round, costs.speedup_predicted_with_ar_overhead
-    if k is None or speedup is None:
+    if costs.draft_tokens_per_round is None or costs.speedup_predicted_with_ar_overhead is None:
         return None
+    asked = acceptance.num_asked_tokens
+    k = costs.draft_tokens_per_round if asked is None else asked
     # Where costs were surveyed, the other lengths are predicted from the survey: then this one has to be, too.
     surveyed = {prediction.k: prediction.speedup for prediction in comparison.predictions}
-    return Change(
-        k, costs.best_k, surveyed.get(int(k), speedup) if k == int(k) else speedup, costs.best_k_speedup_predicted
-    )
+    speedup = surveyed.get(asked or 0, costs.speedup_predicted_with_ar_overhead)
+    measured = comparison.speedup_decode
+    if costs.best_k == 0 and asked is not None and measured is not None and measured.verdict == "faster":
+        return Change(k, asked, speedup, speedup)  # whatever the model says, it is faster
+    return Change(k, costs.best_k, speedup, costs.best_k_speedup_predicted)
 
 
 def _share(arm: Arm, phase: str) -> float:

@@ -18,6 +18,7 @@ from specprof.profiling import cost_model
 from specprof.profiling.events import Round
 from specprof.profiling.metrics import BASELINE, BYTES_PER_MB, AcceptanceCounts, GenerationResult
 from specprof.profiling.statistics import (
+    FEWEST_PAIRS,
     Interval,
     Verdict,
     cost_over_repetitions,
@@ -49,7 +50,7 @@ class Speedup:
 
     value: float | None
     ci: Interval | None
-    """95 % interval, from resampling prompts; None with fewer than two."""
+    """95 % interval, from resampling prompts; None with fewer than five."""
     verdict: Verdict | None
     n_prompts: int
 
@@ -459,20 +460,11 @@ def _costs(
     longest = max((len(round.draft_tokens) for round in rounds), default=0)
     if acceptance is None or not longest:
         return costs
-    # Draft lengths may differ from round to round: medians by length, weighted by how often each occurs.
-    by_length: dict[int, list[Round]] = defaultdict(list)
-    for round in rounds:
-        by_length[len(round.draft_tokens)].append(round)
-    share = {length: len(some) / len(rounds) for length, some in by_length.items()}
-
-    def typical(seconds: Callable[[Round], float]) -> float:
-        return sum(share[n] * float(np.median([seconds(round) for round in by_length[n]])) for n in by_length) / t1
-
-    k = sum(share[length] * length for length in share)
+    k = sum(len(round.draft_tokens) for round in rounds) / len(rounds)
     tau = 1 + sum(round.num_accepted for round in rounds) / len(rounds)
-    c = typical(lambda round: round.draft_seconds) / k
-    v = typical(lambda round: round.verify_seconds)
-    o = typical(lambda round: round.sample_seconds + round.overhead_seconds)
+    c = cost_model.typical(rounds, lambda round: round.draft_seconds) / t1 / k
+    v = cost_model.typical(rounds, lambda round: round.verify_seconds) / t1
+    o = cost_model.typical(rounds, lambda round: round.sample_seconds + round.overhead_seconds) / t1
     if k * c + v + o <= 0:
         return costs
     predicted = cost_model.predicted_speedup(tau, k, c, v, o)
@@ -488,7 +480,7 @@ def _costs(
         speedup_predicted_with_ar_overhead=predicted * (1 + b),
         break_even_tau=cost_model.break_even_tau(k, c, v, o),
         # Which alpha would break even is asked of one draft length.
-        break_even_alpha=cost_model.break_even_alpha(longest, c, v, o) if len(share) == 1 else None,
+        break_even_alpha=cost_model.break_even_alpha(longest, c, v, o) if k == longest else None,
         best_k=best.k,
         best_k_speedup_predicted=best.speedup_predicted,
     )
@@ -503,7 +495,8 @@ def _predictions(
     return cost_model.predictions(
         curve,
         acceptance.gain_rates,
-        acceptance.alpha,
+        # One alpha for all places has nothing to say of drafts that end early.
+        acceptance.alpha if acceptance.proposes_in_full else None,
         matches if len(matches) == len(speculative) else (),
     )
 
@@ -642,12 +635,17 @@ def relative_to_prompt(results: Sequence[GenerationResult]) -> list[float]:
     return [r.decode_seconds / len(r.per_token_latencies) / typical[r.prompt_id] for r in kept]
 
 
+def few_prompts(number: int) -> str:
+    """What to say of so few."""
+    if number < FEWEST_PAIRS:
+        return f"{_count(number, 'prompt')} only: too few for an interval or a verdict; use {FEWEST_PAIRS} or more."
+    return f"{number} prompts only: more would make the interval narrower, and stand for more kinds of text."
+
+
 def _sample_warnings(num_pairs: int | None, acceptance: AcceptanceCounts | None) -> list[str]:
     warnings = []
-    if num_pairs == 1:
-        warnings.append("One prompt only: no interval and no verdict; use more prompts.")
-    elif num_pairs is not None and num_pairs < FEW_PROMPTS:
-        warnings.append(f"{num_pairs} prompts only: the interval understates the doubt; use more prompts.")
+    if num_pairs is not None and num_pairs < FEW_PROMPTS:
+        warnings.append(few_prompts(num_pairs))
     if acceptance is None:
         return warnings
     total = acceptance.num_spec_steps + acceptance.num_cut_rounds + acceptance.num_empty_rounds
@@ -656,7 +654,7 @@ def _sample_warnings(num_pairs: int | None, acceptance: AcceptanceCounts | None)
             f"{_percent(acceptance.num_cut_rounds / total)} of rounds were cut by the end of the text "
             "and are left out of acceptance; longer generations help."
         )
-    if total and acceptance.num_empty_rounds / total > MAX_EMPTY_SHARE:
+    if acceptance.num_spec_steps and acceptance.num_empty_rounds / total > MAX_EMPTY_SHARE:
         warnings.append(
             f"Nothing was drafted in {_percent(acceptance.num_empty_rounds / total)} of rounds; "
             "acceptance describes the others."

@@ -32,14 +32,14 @@ class BestK:
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
-    """What warm rounds cost, by the number of tokens they draft: medians in seconds, at index k = 0, 1, ... K."""
+    """What warm rounds cost, by the number of tokens they are asked to draft: seconds, at index k = 0, 1, ... K."""
 
     draft_seconds: tuple[float, ...]
     verify_seconds: tuple[float, ...]
     rest_seconds: tuple[float, ...]
     """Sampling and overhead."""
     num_rounds: tuple[int, ...]
-    """That each median is of."""
+    """That each cost is of."""
 
     @property
     def longest(self) -> int:
@@ -92,7 +92,7 @@ class CostCurve:
             return None
 
         def medians(seconds: Callable[[Round], float]) -> tuple[float, ...]:
-            return tuple(statistics.median(map(seconds, by_k[k])) for k in lengths)
+            return tuple(typical(by_k[k], seconds) for k in lengths)
 
         return cls(
             draft_seconds=medians(lambda round: round.draft_seconds),
@@ -124,6 +124,17 @@ class CostCurve:
         if not all(columns["verify_seconds"]):
             raise ValueError("not a cost curve: a pass that takes no time")
         return cls(**columns | {"num_rounds": tuple(map(int, columns["num_rounds"]))})  # type: ignore[arg-type]
+
+
+def typical(rounds: Sequence[Round], seconds: Callable[[Round], float]) -> float:
+    """What a round costs: the median over rounds that drafted as many tokens, weighted by how often each number occurs.
+
+    Rounds that draft more cost more. One median over rounds of two lengths would be either's, not what they cost.
+    """
+    by_length: dict[int, list[float]] = {}
+    for round in rounds:
+        by_length.setdefault(len(round.draft_tokens), []).append(seconds(round))
+    return math.fsum(len(some) * statistics.median(some) for some in by_length.values()) / len(rounds)
 
 
 @dataclass(frozen=True, slots=True)

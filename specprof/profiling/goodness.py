@@ -32,6 +32,7 @@ MIN_EXPECTED = 5.0
 _NEGLIGIBLE_SKEWNESS = 0.01
 _FAR_OUT = 1e-3
 _LARGEST_EFFECT = 1e6
+_WITHIN = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,43 +88,45 @@ class Score:
     """In units of z."""
     skewness: float
     estimate: float
-    """Size of the fault, 0 if there is none."""
+    """Size of the fault, 0 if there is none. What another fault did may be more than all, or less than nothing, of
+    the one that is looked for: it is not bounded."""
     interval: tuple[float, float]
+    """Of the size, :data:`CONFIDENCE`, with the spread that sums have at that size."""
     detectable: float
     """The smallest fault that would be found with probability :data:`POWER`; infinite if none would."""
 
 
-def score_test(scores: Scores, level: float, shift: Shift | None = None, *, exponential: bool = False) -> Score | None:
+def score_test(scores: Scores, level: float, shift: Shift | None = None, *, tilts: bool = False) -> Score | None:
     """Test whether the sum of scores is what the laws say.
 
     Args:
         level: p-values below it count as found.
         shift: allowed for.
-        exponential: the fault tilts a law by powers of probabilities, as temperature does, instead of mixing in a part
-            of another: the mean of g then changes less than in proportion on one side.
+        tilts: the fault weights a law by powers of probabilities, as temperature does, instead of mixing in a part of
+            another.
 
     Returns:
-        None where nothing can be said: no token could have scored otherwise, or a few carry the whole sum.
+        None where nothing can be said: no token could have scored otherwise, a few carry the whole sum, or there are
+        scores that are no numbers.
     """
-    variance, slope = math.fsum(scores.variances), math.fsum(scores.slopes)
-    if not variance > 0 or not slope > 0:
+    variance, slope, growth = map(math.fsum, (scores.variances, scores.slopes, scores.variance_slopes))
+    total = math.fsum(scores.deviations)
+    allowed = len(scores) * (Shift() if shift is None else shift).bound
+    if not (variance > 0 and slope > 0 and math.isfinite(total + allowed)):
         return None
     spread = math.sqrt(variance)
     skewness = math.fsum(scores.thirds) / spread**3
-    if abs(skewness) > MAX_SKEWNESS:
+    if not abs(skewness) <= MAX_SKEWNESS:
         return None
-    total = math.fsum(scores.deviations)
-    allowed = len(scores) * (Shift() if shift is None else shift).bound
     beyond = math.copysign(max(abs(total) - allowed, 0.0), total) / spread
-    estimate, margin = total / slope, NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * spread / slope
     needed = max(_critical(level / 2, skewness), _critical(level / 2, -skewness)) * spread + allowed
-    growth, power = math.fsum(scores.variance_slopes), NormalDist().inv_cdf(POWER)
-    # The second derivative of a mean by an exponential tilt is the first one of its variance.
-    curvature = abs(growth) / 2 if exponential else 0.0
+    squares = math.fsum(scores.slopes**2)
+    fault = _Tilt(slope, variance, growth) if tilts else _Mixture(slope, variance, growth, squares)
+    signs = (1, -1) if tilts else (1,)  # laws are tilted either way, and a size that counts as found is found both ways
+    power = NormalDist().inv_cdf(POWER)
 
     def found(size: float) -> bool:
-        moved = size * slope - size**2 * curvature
-        return moved - power * math.sqrt(max(variance + size * growth, 0.0)) >= needed
+        return all(abs(fault.mean(sign * size)) - power * fault.spread(sign * size) >= needed for sign in signs)
 
     return Score(
         num_tokens=len(scores),
@@ -131,10 +134,81 @@ def score_test(scores: Scores, level: float, shift: Shift | None = None, *, expo
         p=two_sided(beyond, skewness),
         allowance=allowed / spread,
         skewness=skewness,
-        estimate=estimate,
-        interval=(estimate - margin, estimate + margin),
+        estimate=fault.size(total),
+        interval=fault.interval(total),
         detectable=_smallest(found),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixture:
+    """What a sum of scores is when a share of tokens comes from another law."""
+
+    slope: float
+    variance: float
+    growth: float
+    squares: float
+    """Sum of the squared slopes."""
+
+    def mean(self, share: float) -> float:
+        return share * self.slope
+
+    def spread(self, share: float) -> float:
+        # The mean square about the lawful mean, less the square of how far the mean has moved.
+        return math.sqrt(max(self.variance + share * self.growth - share**2 * self.squares, 0.0))
+
+    def size(self, total: float) -> float:
+        return total / self.slope
+
+    def interval(self, total: float) -> tuple[float, float]:
+        """All shares whose mean is within ``_WITHIN`` of their own spreads (Wilson's interval)."""
+        a = self.slope**2 + _WITHIN**2 * self.squares
+        b = total * self.slope + _WITHIN**2 * self.growth / 2
+        c = total**2 - _WITHIN**2 * self.variance
+        size = self.size(total)
+        if (
+            b**2 < a * c
+        ):  # no share explains it: far outside of 0 to 1 there is no spread to speak of but the lawful one
+            margin = _WITHIN * math.sqrt(self.variance) / self.slope
+            return size - margin, size + margin
+        root = math.sqrt(b**2 - a * c)
+        return min((b - root) / a, size), max((b + root) / a, size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tilt:
+    """What a sum of scores is when laws are weighted by a power of the probabilities.
+
+    The mean's derivative is the variance, whose own is ``growth`` at first; it can't become negative, so it is taken to
+    change by the same factor for each step of the power. To the second order that is exact.
+    """
+
+    slope: float
+    variance: float
+    growth: float
+
+    def mean(self, power: float) -> float:
+        rate = self.growth / self.slope
+        return self.slope * (math.expm1(_bounded(rate * power)) / rate if rate else power)
+
+    def spread(self, power: float) -> float:
+        return math.sqrt(self.variance * math.exp(_bounded(power * self.growth / self.variance)))
+
+    def size(self, total: float) -> float:
+        """Infinite if no power moves the sum that far."""
+        rate, first = self.growth / self.slope, total / self.slope
+        if abs(rate * first) < 1e-12:
+            return first
+        return math.log1p(rate * first) / rate if rate * first > -1 else math.copysign(math.inf, total)
+
+    def interval(self, total: float) -> tuple[float, float]:
+        size = self.size(total)
+        margin = _WITHIN * self.spread(size) if math.isfinite(size) else 0.0
+        return self.size(total - margin), self.size(total + margin)
+
+
+def _bounded(exponent: float) -> float:
+    return min(max(exponent, -600.0), 600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +236,19 @@ def uniformity_test(
         shifts: of each bin's probability, allowed for.
 
     Returns:
-        None with fewer than :data:`MIN_EXPECTED` numbers to a bin.
+        None with fewer than :data:`MIN_EXPECTED` numbers to a bin, or where some are no numbers.
     """
     n = len(numbers)
     expected = n / bins
-    if expected < MIN_EXPECTED:
+    # Root chi-square is a distance: a shift of the bins moves it by no more than its own length.
+    allowed = math.sqrt(n * bins * math.fsum(shift.bound**2 for shift in shifts))
+    if expected < MIN_EXPECTED or not math.isfinite(float(numbers.sum()) + allowed):
         return None
     counts = np.bincount(np.minimum((numbers * bins).astype(int), bins - 1), minlength=bins)
     statistic = float(((counts - expected) ** 2 / expected).sum())
-    # Root chi-square is a distance: a shift of the bins moves it by no more than its own length.
-    allowed = math.sqrt(n * bins * math.fsum(shift.bound**2 for shift in shifts))
     beyond = max(math.sqrt(statistic) - allowed, 0.0) ** 2
     df = bins - 1
-    critical = _root(lambda x: chi_square_tail(x, df) < level, 0.0, 1e4)
+    critical = _smallest(lambda x: chi_square_tail(x, df) < level)
 
     def found(noncentrality: float) -> bool:
         return noncentral_chi_square_tail(critical, df, noncentrality) >= POWER
@@ -262,25 +336,22 @@ def _off_zero(value: float) -> float:
 
 def _critical(tail: float, skewness: float) -> float:
     """The z that is exceeded with probability ``tail``."""
-    return _root(lambda z: skewed_tail(z, skewness) < tail, 0.0, 200.0)
+    return _smallest(lambda z: skewed_tail(z, skewness) < tail)
 
 
-def _smallest(found: Callable[[float], bool]) -> float:
-    """The smallest size for which ``found`` holds; infinite if there is none."""
-    return _root(found, 0.0, math.inf)
+def _smallest(holds: Callable[[float], bool]) -> float:
+    """The smallest positive number for which a condition holds that, once it does, goes on holding; infinite if none.
 
-
-def _root(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Where a condition begins to hold, below ``high``; else ``high``."""
-    # First the order of magnitude: bisecting a range of many orders would spend its steps on the upper ones.
-    start, step = low, 1e-6
-    while not holds(start + step):
-        low = start + step
-        if low >= high or step > _LARGEST_EFFECT:
-            return high
-        step *= 2
-    high = start + step
+    All conditions here are of that kind: the distance that a fault moves a sum outgrows what the sum's spread takes
+    from it, and tails only fall.
+    """
+    # The order of magnitude first: bisecting a range of many orders would spend its steps on the upper ones.
+    below, above = 0.0, 1e-6
+    while not holds(above):
+        if above > _LARGEST_EFFECT:
+            return math.inf
+        below, above = above, 2 * above
     for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+        middle = (below + above) / 2
+        below, above = (below, middle) if holds(middle) else (middle, above)
+    return above

@@ -300,6 +300,8 @@ class AcceptanceCounts:
     _accepted_at: list[int] = field(default_factory=list)
     _reached_at: list[int] = field(default_factory=list)
     _asked_at: Counter[int] = field(default_factory=Counter)
+    _asked: set[int] = field(default_factory=set)
+    _num_short: int = 0
     _alpha_sum: float = 0.0
     _alpha_positions: int = 0
 
@@ -310,7 +312,9 @@ class AcceptanceCounts:
             return
         self._drafted[drafted] += 1
         asked = drafted if round.k is None else max(round.k, drafted)
+        self._asked.add(asked)
         self._asked_at.update(range(min(accepted + 1, asked)))
+        self._num_short += drafted < asked
         if not drafted:
             self.num_empty_rounds += 1
             return
@@ -369,6 +373,16 @@ class AcceptanceCounts:
     def conditional_acceptance_rate(self) -> list[float | None]:
         """At each position: accepted there over reached there (all before it accepted); None if never reached."""
         return [_ratio(a, r) for a, r in zip(self._accepted_at, self._reached_at, strict=True)]
+
+    @property
+    def proposes_in_full(self) -> bool:
+        """Whether the drafter proposed as many tokens as it was asked for, every time."""
+        return self._num_short == 0
+
+    @property
+    def num_asked_tokens(self) -> int | None:
+        """Tokens asked of the drafter, where that was the same number in all rounds."""
+        return next(iter(self._asked)) if len(self._asked) == 1 else None
 
     @property
     def gain_rates(self) -> list[float | None]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from specprof.profiling.goodness import POWER
 
 FAMILY_LEVEL = 1e-4
-"""Of all tests of an arm together (Bonferroni): a false alarm in ten thousand verifications."""
+"""Of all tests of both arms together (Bonferroni): a false alarm in ten thousand verifications."""
 
 CHECKS = {
     "unjudged": "draft tokens let through without being judged, by how much likelier the draft makes a token",
@@ -20,7 +20,13 @@ CHECKS = {
     "acceptance": "draft tokens accepted more or less often than both models' probabilities say",
     "ranks": "anything else, by how much probability lies on tokens likelier than the one drawn",
 }
-"""What each test is most sensitive to, and by what."""
+"""The tests of speculation, and what each is most sensitive to, and by what: in JSON beside their results."""
+
+CONTROL_CHECKS = ("unjudged", "sharpness", "ranks")
+"""Those that say something where nothing is drafted."""
+
+CHECK_LEVEL = FAMILY_LEVEL / (len(CHECKS) + len(CONTROL_CHECKS))
+"""A p-value below it is a failure."""
 
 Verdict = Literal["passed", "failed", "control failed", "not tested"]
 
@@ -40,7 +46,7 @@ class Check:
     """For rounding, measured; in units of z, or of the root of chi-square."""
     estimate: float | None = None
     """Size of the fault that is looked for: a share of tokens; of ``sharpness``, the relative change of
-    1 / temperature."""
+    1 / temperature. Another fault may look like more than all of them, or less than none."""
     interval: tuple[float, float] | None = None
     """95 %."""
     detectable: float | None = None
@@ -64,7 +70,7 @@ class Rounding:
 
     @property
     def plausible(self) -> bool:
-        return self.mean_total_variation <= self.limit
+        return self.mean_total_variation <= self.limit  # nor is it rounding where a pass computes no numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +84,9 @@ class ArmLaw:
     num_accepted: int
     num_rejected: int
     num_bonus: int
-    level: float
-    """Of each check."""
     checks: tuple[Check, ...]
     num_impossible: int
-    """Tokens of probability 0, which top-k or top-p exclude."""
+    """Tokens of probability 0, which top-k or top-p exclude, or for which the target computes no number."""
     num_borderline: int
     """Tokens excluded by no more than rounding."""
     rounding: Rounding | None
@@ -91,7 +95,7 @@ class ArmLaw:
     @property
     def failures(self) -> tuple[str, ...]:
         """Names of what failed."""
-        failed = [check.name for check in self.checks if check.p is not None and check.p < self.level]
+        failed = [check.name for check in self.checks if check.p is not None and check.p < CHECK_LEVEL]
         if self.num_impossible:
             failed.append("impossible")
         if self.rounding is not None and not self.rounding.plausible:
@@ -134,6 +138,7 @@ class LawVerification:
             "verdict": self.verdict,
             "temperature": self.temperature,
             "family_level": FAMILY_LEVEL,
+            "level": CHECK_LEVEL,
             "power": POWER,
             "tests": CHECKS,
             "arms": {"control": _arm(self.control), "speculative": _arm(self.speculative)},
