@@ -330,7 +330,7 @@ def _report_costs(
         "pair": config.pair.name,
         "caveats": list(config.caveats),
         "cost_curve": curve.to_dict(),
-        "by_k": tables.costs_by_k(curve),
+        "by_k": curve.by_k(),
         "config": config.to_dict() | {"models": arms.describe(config.pair)},
         "machine": describe(),
     }

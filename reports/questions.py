@@ -17,7 +17,6 @@ from specprof.reports.document import Block, Bullets, Cell, Column, Mark, Paragr
 from specprof.reports.numbers import DASH, count, fixed, interval, megabytes, milliseconds, percent, rate, times
 from specprof.reports.rejections import rejections
 from specprof.reports.streams import streams
-from specprof.reports.tables import costs_by_k
 
 _PHASES = ("draft", "verify", "sample", "overhead")
 _MARKS: dict[str | None, Mark] = {"faster": "faster", "slower": "slower", "not distinguishable": "doubtful"}
@@ -275,7 +274,7 @@ def _cost_table(study: Study) -> Table | None:
             Cell(fixed(row["break_even_tau"])),
             Cell(str(row["num_rounds"])),
         )
-        for row in costs_by_k(study.curve)
+        for row in study.curve.by_k()
     )
     step = milliseconds(study.curve.target_step_seconds)
     return Table(tuple(map(Column, columns)), rows, f"In one-token passes of the target, which take {step} ms.")
@@ -378,5 +377,6 @@ def _device_table(study: Study) -> Table | None:
     return Table(
         (Column("", "left"), *(Column(arm.decoder) for arm in arms)),
         tuple((Cell(label), *map(Cell, values)) for label, values in rows),
-        "Energy is the whole device's while it generated, idle power included; a dash: no counter could be read.",
+        "Energy is what the hardware counted while it generated: a GPU's board or a processor's packages, idle power "
+        "included. A dash: there is no counter that can be read.",
     )

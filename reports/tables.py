@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specprof.profiling.comparison import Arm, Comparison, OutputMatch, Phase, Speedup
-from specprof.profiling.cost_model import CostCurve, alpha_for
+from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.metrics import AcceptanceCounts, manner
 from specprof.reports.numbers import DASH, count, fixed, interval, megabytes, milliseconds, percent, rate, times
 
@@ -334,7 +334,7 @@ def _some(items: Sequence[T]) -> list[T]:
 
 def render_costs(curve: CostCurve, *, title: str, subtitle: str | None = None) -> RenderableType:
     """What rounds of each draft length cost, and from which acceptance on they pay."""
-    rows = _some([row for row in costs_by_k(curve) if row["k"]])
+    rows = _some([row for row in curve.by_k() if row["k"]])
     table = _grid("left", *["right"] * len(rows))
 
     def add(label: str, key: str, digits: int = 2) -> None:
@@ -352,26 +352,6 @@ def render_costs(curve: CostCurve, *, title: str, subtitle: str | None = None) -
     if any(row["break_even_alpha"] is None for row in rows):
         lines.append(Text("A dash: not even if everything were accepted.", style="dim"))
     return Group(_heading(title, subtitle), _section("Cost curve", lines))
-
-
-def costs_by_k(curve: CostCurve) -> list[dict[str, Any]]:
-    """The ratios of each draft length as plain JSON types."""
-    rows: list[dict[str, Any]] = []
-    for k in range(curve.longest + 1):
-        c = curve.draft_cost_ratio(k) if k else None
-        needed = curve.break_even_tau(k) if k else None
-        rows.append(
-            {
-                "k": k,
-                "draft_cost_ratio": c,
-                "verify_ratio": curve.verify_ratio(k),
-                "overhead_ratio": curve.overhead_ratio(k),
-                "break_even_tau": needed,
-                "break_even_alpha": None if needed is None else alpha_for(needed, k),
-                "num_rounds": curve.num_rounds[k],
-            }
-        )
-    return rows
 
 
 def _break_even(comparison: Comparison) -> str:

@@ -53,11 +53,12 @@ def sd(
 
 def test_by_hand() -> None:
     # AR: 6 tokens at 12 ms. SD, K = 2: 3 rounds of 4 + 11 + 0.5 + 0.5 = 16 ms for 2 tokens each.
-    c = compare([ar("a"), sd("a"), ar("b"), sd("b", accepted=[2, 0, 1])], temperature=0)
+    drafted = {"a": [1, 1, 1], "b": [2, 0, 1], "c": [1, 1, 1], "d": [2, 0, 1], "e": [1, 1, 1], "f": [2, 0, 1]}
+    c = compare([r for p, accepted in drafted.items() for r in (ar(p), sd(p, accepted=accepted))], temperature=0)
     assert c.speedup_decode is not None and c.speedup_e2e is not None
     assert c.speedup_decode.value == pytest.approx(12 / 8)
     assert c.speedup_decode.ci == pytest.approx((1.5, 1.5))
-    assert (c.speedup_decode.verdict, c.speedup_decode.n_prompts) == ("faster", 2)
+    assert (c.speedup_decode.verdict, c.speedup_decode.n_prompts) == ("faster", 6)
     # both prefills take 26 ms
     assert c.speedup_e2e.value == pytest.approx((26 + 72) / (26 + 48))
 
@@ -68,11 +69,11 @@ def test_by_hand() -> None:
     assert c.speculative.ttft_seconds == pytest.approx(0.026)
     assert c.speculative.tpot_seconds == pytest.approx(0.008)
     assert c.speculative.latency_p50 == c.speculative.latency_p99 == pytest.approx(0.016)
-    assert (c.speculative.num_tokens, c.speculative.num_rounds, c.speculative.num_generations) == (14, 6, 2)
+    assert (c.speculative.num_tokens, c.speculative.num_rounds, c.speculative.num_generations) == (42, 18, 6)
     assert c.speculative.peak_memory_bytes == 3 * 2**20
 
     draft = c.speculative.phases.draft
-    assert draft.seconds == pytest.approx(0.024)
+    assert draft.seconds == pytest.approx(0.072)
     assert draft.share == pytest.approx(0.25)
     assert draft.seconds_per_round == pytest.approx(0.004)
     assert draft.seconds_per_token == pytest.approx(0.002)
@@ -91,12 +92,12 @@ def test_by_hand() -> None:
     assert expected_tokens(c.costs.break_even_alpha, 2) == pytest.approx(1.6)
     assert c.costs.speedup_predicted == pytest.approx(2 / 1.6)
     assert c.costs.speedup_predicted_with_ar_overhead == pytest.approx(c.speedup_decode.value)
-    # accepted 1 1 1 2 0 1: first position 5 of 6, second 1 of 5; v(1) lies halfway between 1 and 1.1
+    # accepted 1 1 1 2 0 1, three times: first position 5 of 6, second 1 of 5; v(1) lies halfway between 1 and 1.1
     assert c.costs.best_k == 1
     assert c.costs.best_k_speedup_predicted == pytest.approx((1 + 5 / 6) / (0.2 + 1.05 + 0.1) * 1.2)
 
     assert c.output_matches_baseline is not None
-    assert (c.output_matches_baseline.num_prompts, c.output_matches_baseline.num_identical) == (2, 2)
+    assert (c.output_matches_baseline.num_prompts, c.output_matches_baseline.num_identical) == (6, 6)
 
 
 def test_repetitions_enter_by_their_median_and_prompts_by_their_tokens() -> None:
@@ -123,11 +124,22 @@ def test_speedup_is_the_ratio_of_the_arms_rates() -> None:
     assert c.output_matches_baseline is None, "sampled texts are not compared"
 
 
-def test_one_prompt_has_no_interval() -> None:
-    c = compare([ar("a"), sd("a")], temperature=0)
-    assert c.speedup_decode is not None
-    assert (c.speedup_decode.ci, c.speedup_decode.verdict) == (None, None)
-    assert any(warning.startswith("One prompt only") for warning in c.warnings)
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (1, "1 prompt only: too few for an interval or a verdict; use 5 or more."),
+        (4, "4 prompts only: too few for an interval or a verdict; use 5 or more."),
+        (5, "5 prompts only: more would make the interval narrower, and stand for more kinds of text."),
+        (9, "9 prompts only: more would make the interval narrower, and stand for more kinds of text."),
+        (10, None),
+    ],
+)
+def test_few_prompts_have_no_interval(number: int, told: str | None) -> None:
+    c = compare([r for i in range(number) for r in (ar(f"p{i}"), sd(f"p{i}"))], temperature=0)
+    assert c.speedup_decode is not None and c.speedup_decode.value == pytest.approx(1.5)
+    assert c.speedup_decode.ci == (None if number < 5 else pytest.approx((1.5, 1.5)))
+    assert c.speedup_decode.verdict == (None if number < 5 else "faster")
+    assert [warning for warning in c.warnings if "only:" in warning] == ([] if told is None else [told])
 
 
 @pytest.mark.parametrize("results", [[ar("a"), ar("b")], [sd("a"), sd("b")], []])
@@ -155,7 +167,8 @@ def test_prompts_that_end_at_once_have_no_decode_speed() -> None:
 
 
 def test_to_dict_has_the_documented_keys() -> None:
-    record = compare([ar("a"), sd("a"), ar("b"), sd("b")], temperature=0, domains={"a": "code", "b": "chat"}).to_dict()
+    domains = {"a": "code"} | dict.fromkeys("bcdef", "chat")
+    record = compare([r for p in domains for r in (ar(p), sd(p))], temperature=0, domains=domains).to_dict()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert set(record["acceptance"]) >= {
         "num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "num_spec_tokens", "draft_acceptance_rate",

@@ -118,11 +118,12 @@ def only(rows: Sequence[Difference]) -> Difference:
 
 
 def test_by_hand() -> None:
-    before = study([ar("a"), drafted("a"), ar("b"), drafted("b")])
-    # The draft now agrees less: "a" 0.5, "b" 0.5 of 2 accepted; a round takes half as long again.
-    after = study([ar("a"), drafted("a", [1, 0, 0, 1], slow=1.5), ar("b"), drafted("b", [0, 1, 1, 0], slow=1.5)])
+    before = study([r for p in "abcdef" for r in (ar(p), drafted(p))])
+    # The draft now agrees less: 0.5 of 2 accepted; a round takes half as long again.
+    now = {p: [1, 0, 0, 1] if p in "ace" else [0, 1, 1, 0] for p in "abcdef"}
+    after = study([r for p, accepted in now.items() for r in (ar(p), drafted(p, accepted, slow=1.5))])
     row = only(differences(before, after))
-    assert (row.k, row.k_after, row.domain, row.num_prompts) == (2, 2, None, 2)
+    assert (row.k, row.k_after, row.domain, row.num_prompts) == (2, 2, None, 6)
     # 12 ms a token alone; 16 ms a round of 2 tokens before, 24 ms a round of 1.5 tokens after
     assert row.speedup.before.value == pytest.approx(1.5)
     assert row.speedup.after.value == pytest.approx(0.75)
@@ -168,8 +169,8 @@ def test_a_measurement_equals_itself_exactly(number: int) -> None:
     for name in QUANTITIES:
         quantity = row.quantity(name)
         assert (quantity.ratio.value, quantity.difference.value) == (1, 0)
-        assert quantity.ratio.ci == ((1, 1) if number > 1 else None)
-    assert row.verdict == ("not distinguishable" if number > 1 else None)
+        assert quantity.ratio.ci == ((1, 1) if number >= 5 else None)
+    assert row.verdict == ("not distinguishable" if number >= 5 else None)
 
 
 def test_a_slowdown_is_found_and_noise_is_not() -> None:
@@ -204,8 +205,8 @@ def test_intervals_cover_the_truth() -> None:
         covered += row.speedup.ratio.ci[0] <= 1 <= row.speedup.ratio.ci[1]
         wrong += row.verdict != "not distinguishable"
     assert covered + wrong == trials
-    # 95 % nominal, a percentile interval of 20 prompts somewhat less: three deviations below 0.92
-    assert covered / trials >= 0.85
+    # 95 % nominal: three binomial deviations below it
+    assert covered / trials >= 0.89
 
 
 def test_the_interval_is_that_of_eight_sums_resampled_together() -> None:
@@ -222,7 +223,7 @@ def test_the_interval_is_that_of_eight_sums_resampled_together() -> None:
         return np.stack([((e / f) / (g / h)) / ((a / b) / (c / d))])
 
     row = only(differences(study(before), study(after)))
-    assert row.speedup.ratio.ci == pytest.approx(paired_bootstrap(columns, ratio)[0])
+    assert row.speedup.ratio.ci == pytest.approx(paired_bootstrap(columns, ratio, ratios=[0])[0])
 
 
 def test_without_a_baseline_tokens_per_second_decide() -> None:
@@ -237,6 +238,28 @@ def test_without_a_baseline_tokens_per_second_decide() -> None:
     row = only(differences(study(noisy()), study(slower)))
     assert row.speedup.before.value is not None and row.speedup.after.value is row.speedup.ratio.value is None
     assert row.verdict == "slower"
+
+
+def test_a_share_ends_at_none_and_all() -> None:
+    accepted = {"a": [2, 2, 2], "b": [2, 2, 2], "c": [2, 2, 2], "d": [2, 2, 2], "e": [0, 2, 1]}
+    high = study([r for p, some in accepted.items() for r in (ar(p), drafted(p, some))])
+    low = study([r for p, some in accepted.items() for r in (ar(p), drafted(p, [2 - n for n in some]))])
+    rate = only(differences(high, low)).acceptance_rate
+    assert rate.before.value == pytest.approx(27 / 30) and rate.after.value == pytest.approx(3 / 30)
+    assert rate.before.ci is not None and rate.after.ci is not None and rate.ratio.ci is not None
+    assert 0.5 < rate.before.ci[0] < 0.9 and rate.before.ci[1] == 1
+    assert rate.after.ci[0] == 0 and 0.1 < rate.after.ci[1] < 0.5 and rate.ratio.ci[0] == 0
+    assert rate.difference.ci is not None and rate.difference.ci[0] == -1 < rate.difference.ci[1] < 0
+
+
+@pytest.mark.parametrize(("number", "told"), [(2, "too few for an interval"), (6, "would make the interval narrower")])
+def test_few_prompts_are_said_to_be_few(number: int, told: str) -> None:
+    prompts = [f"p{i}" for i in range(number)]
+    found = contrast(study(noisy(prompts=prompts)), study(noisy(slow_sd=2, prompts=prompts, seed=1)))
+    assert [told in warning for warning in found.warnings] == [True] and f"{number} prompts only" in found.warnings[0]
+    assert (only(found.differences).verdict, "too few prompts" in report.sentence(found)) == (
+        (None, True) if number < 5 else ("slower", False)
+    )
 
 
 def test_nothing_accepted_leaves_a_ratio_undefined_and_a_difference_not() -> None:
@@ -465,7 +488,7 @@ def test_the_verdict_in_a_sentence() -> None:
     assert same.startswith("B and A can't be told apart on 12 prompts (speedup 1.5")
     alone = [ar("a"), drafted("a")]
     assert verdict_of([ar("a"), drafted("a", slow=2)], alone) == (
-        "B is 50 % slower than A on 1 prompt (speedup 1.50x -> 0.75x, 0.50); one prompt has no interval to judge it by."
+        "B is 50 % slower than A on 1 prompt (speedup 1.50x -> 0.75x, 0.50); too few prompts for a verdict."
     )
     assert verdict_of(alone, alone).startswith("B and A are equally fast on 1 prompt (speedup 1.50x -> 1.50x, 1.00)")
 
@@ -483,7 +506,7 @@ def rows_of(found: Contrast) -> dict[str, dict[str, Any]]:
 
 
 def test_json_has_every_number_of_the_table() -> None:
-    domains = {prompt: "code" if number < 8 else "chat" for number, prompt in enumerate(TWELVE)}
+    domains = {prompt: "code" if number < 7 else "chat" for number, prompt in enumerate(TWELVE)}
     found = contrasts([study(noisy(), domains=domains)], [study(noisy(1.1, seed=1), domains=domains)])
     document = json.loads(json.dumps(report.to_dict(found), allow_nan=False))
     rows = document["comparisons"][0]["differences"]

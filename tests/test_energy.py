@@ -41,7 +41,6 @@ def meter(powercap: Path) -> EnergyMeter:
 def reason(*arguments: Any, **options: Any) -> str:
     found = EnergyMeter.meter_or_reason(*arguments, **options)
     assert isinstance(found, str)
-    assert EnergyMeter.find(*arguments, **options) is None
     assert "\n" not in found and not found.endswith(".")
     return found
 
@@ -266,15 +265,15 @@ def test_several_kinds_of_gpus_are_not_guessed_at() -> None:
 
 def test_sources_of_gpus() -> None:
     def source(*gpus: str, names: tuple[str, ...] = ("NVIDIA H200",) * 3) -> str:
-        found = EnergyMeter.find(gpus, nvml=nvml(names))
-        assert found is not None
+        found = EnergyMeter.meter_or_reason(gpus, nvml=nvml(names))
+        assert isinstance(found, EnergyMeter)
         return found.source
 
     assert source("aa11") == source("aa11", "aa11") == "nvml: NVIDIA H200"
     assert source("aa11", "aa22", "bb33") == "nvml: 3 x NVIDIA H200"
     assert source("aa11", "aa22", names=("NVIDIA A", "NVIDIA B", "C")) == "nvml: NVIDIA A, NVIDIA B"
-    found = EnergyMeter.find(["aa11"], nvml=nvml())
-    assert found is not None and found.resolution_seconds == 0.1
+    found = EnergyMeter.meter_or_reason(["aa11"], nvml=nvml())
+    assert isinstance(found, EnergyMeter) and found.resolution_seconds == 0.1
 
 
 @pytest.mark.parametrize(
@@ -292,8 +291,8 @@ def test_what_nvml_refuses(function: str, message: str, said: str) -> None:
 
 def test_a_gpu_that_is_lost_on_the_way() -> None:
     library = nvml()
-    found = EnergyMeter.find(["aa11", "aa22"], nvml=library)
-    assert found is not None
+    found = EnergyMeter.meter_or_reason(["aa11", "aa22"], nvml=library)
+    assert isinstance(found, EnergyMeter)
     before = found.read()
     library.nvmlDeviceGetTotalEnergyConsumption = nvml(
         broken={"nvmlDeviceGetTotalEnergyConsumption": "GPU is lost"}

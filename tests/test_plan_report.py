@@ -29,8 +29,8 @@ DOMAINS = ("code", "conversation", "summarization")
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
-    """Three domains, K 1 and 2, two prompts twice."""
-    return found(plan_of(prompts(2, DOMAINS)), tmp_path_factory.mktemp("measured"))[0]
+    """Three domains, K 1 and 2, five prompts twice."""
+    return found(plan_of(prompts(5, DOMAINS)), tmp_path_factory.mktemp("measured"))[0]
 
 
 def found(plan: Plan, directory: Path, *machine_classes: str) -> list[Matrix]:
@@ -116,9 +116,15 @@ def test_a_narrow_terminal_loses_no_figure(measured: Matrix, width: int) -> None
 def test_what_the_figures_rest_on_is_said(measured: Matrix) -> None:
     written = text(measured)
     assert re.search(r"^Decode speedup over plain decoding, \d+ tokens/s; \* best K measured\.$", written, re.MULTILINE)
-    assert "6 prompts, 2 repetitions; 95 % intervals over prompts." in written
+    assert "15 prompts, 2 repetitions; 95 % intervals over prompts." in written
     assert "Output: all outputs are token-identical to plain decoding." in written
-    assert "2 prompts in a domain: so few understate the doubt" in written
+    assert "5 prompts in a domain: so few make the interval wide; use 10 or more (-n)." in written
+
+
+def test_below_five_prompts_a_domain_has_no_interval(tmp_path: Path) -> None:
+    written = text(found(plan_of(prompts(4, DOMAINS)), tmp_path)[0])
+    assert all(row.count("[") == 1 for row in table("speedup", written)[1:]), "only that of all domains together"
+    assert "4 prompts in a domain: too few for an interval; use 10 or more (-n)." in written
 
 
 def test_enough_prompts_are_not_called_few(tmp_path: Path) -> None:

@@ -22,14 +22,14 @@ ESCAPE = "\x1b"
 
 def both(**changes: Any) -> Comparison:
     """AR 12 ms per token; SD 16 ms per round of two tokens: 1.50x."""
-    results = [r for p in ("code_0", "code_1", "chat_0") for r in (ar(p), sd(p))]
-    domains = {"code_0": "code", "code_1": "code", "chat_0": "chat"}
+    domains = {f"code_{number}": "code" for number in range(5)} | {"chat_0": "chat"}
+    results = [r for p in domains for r in (ar(p), sd(p))]
     return dataclasses.replace(compare(results, temperature=0, domains=domains), **changes)
 
 
 def slow() -> Comparison:
     rounds = [make_round(2, 0, draft_seconds=0.030, verify_seconds=0.010)] * 6
-    return compare([r for p in "abc" for r in (ar(p), distinct(rounds, "SD-K2", 0, p))], temperature=0)
+    return compare([r for p in "abcde" for r in (ar(p), distinct(rounds, "SD-K2", 0, p))], temperature=0)
 
 
 def text(comparison: Comparison, *, width: int = 80, color: bool = False, ascii: bool = False, **names: str) -> str:
@@ -43,7 +43,7 @@ def test_whole_table() -> None:
         "────────────────────────────────────────────────────────────────────────────────\n"
         "Speed       1.50x decode, faster   [1.50, 1.50]\n"
         "            1.32x end to end, prefill included   [1.32, 1.32]\n"
-        "            3 prompts, 1 repetition, greedy; 95 % interval over prompts\n"
+        "            6 prompts, 1 repetition, greedy; 95 % interval over prompts\n"
         "            A round costs 1.60 target passes (drafting 0.40, verifying 1.10,\n"
         "            sampling and overhead 0.10) and yields 2.00 tokens.\n"
         "\n"
@@ -52,10 +52,10 @@ def test_whole_table() -> None:
         "            position        1    2\n"
         "            accepted    100 %  0 %\n"
         "            if reached  100 %  0 %\n"
-        "            9 rounds\n"
+        "            18 rounds\n"
         "\n"
         "Domains           prompts  per round  accepted  speedup  95 % interval\n"
-        "            code        2       2.00      50 %    1.50x  [1.50, 1.50]\n"
+        "            code        5       2.00      50 %    1.50x  [1.50, 1.50]\n"
         "            chat        1       2.00      50 %    1.50x  -\n"
         "\n"
         "Time        ms/token      AR                        SD-K2\n"
@@ -86,10 +86,10 @@ def test_whole_table() -> None:
         "                             alpha 0.42 (here 0.50)\n"
         "            best K up to 2   1, predicted 1.78x from this run's costs\n"
         "\n"
-        "Output      3 of 3 prompts token-identical to plain decoding\n"
+        "Output      6 of 6 prompts token-identical to plain decoding\n"
         "\n"
-        "Warnings    3 prompts only: the interval understates the doubt; use more\n"
-        "            prompts.\n"
+        "Warnings    6 prompts only: more would make the interval narrower, and stand for\n"
+        "            more kinds of text.\n"
     )
 
 
@@ -172,7 +172,8 @@ def test_a_slowdown_says_so_and_why() -> None:
             "1.02x decode, not distinguishable from 1.00x   [0.97, 1.06]",
         ),
         (Speedup(0.9, (0.8, 0.95), "slower", 12), "0.90x decode, slower   [0.80, 0.95]"),
-        (Speedup(1.2, None, None, 1), "1.20x decode, no verdict from one prompt"),
+        (Speedup(1.2, None, None, 1), "1.20x decode, too few prompts for a verdict"),
+        (Speedup(1.2, None, None, 4), "1.20x decode, too few prompts for a verdict"),
         (Speedup(None, None, None, 0), "- no prompt was decoded by both arms"),
     ],
 )
@@ -255,6 +256,6 @@ def test_a_phase_that_took_time_shows() -> None:
 
 def test_rounds_are_needed_only_for_phases() -> None:
     assert isinstance(make_round(1, 1), Round)
-    bare = [dataclasses.replace(r, rounds=()) for p in "ab" for r in (ar(p), sd(p))]
+    bare = [dataclasses.replace(r, rounds=()) for p in "abcde" for r in (ar(p), sd(p))]
     printed = text(compare(bare, temperature=0))
     assert "1.50x decode, faster" in printed

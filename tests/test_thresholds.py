@@ -12,7 +12,7 @@ from specprof.experiments.matrix import Missing
 from test_comparison import ar
 from test_difference import ELSEWHERE, MACHINE, TWELVE, drafted, noisy, several, study
 
-DOMAINS = {prompt: "code" if number < 8 else "chat" for number, prompt in enumerate(TWELVE)}
+DOMAINS = {prompt: "code" if number < 7 else "chat" for number, prompt in enumerate(TWELVE)}
 
 
 def found(slow_sd: float = 1.0, slow_ar: float = 1.0) -> Contrasts:

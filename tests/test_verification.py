@@ -480,7 +480,7 @@ def rendered(found: LawVerification | GreedyVerification) -> str:
 
 
 def test_a_power_of_nothing_is_a_dash() -> None:
-    found = verified(max_new_tokens=26)
+    found = verified(max_new_tokens=12)
     sharpness = check(found.control, "sharpness")
     assert sharpness.detectable == float("inf") and sharpness.p is not None
     row = next(line for line in rendered(found).split("AR (control")[1].splitlines() if line.startswith("temperature"))

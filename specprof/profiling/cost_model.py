@@ -76,6 +76,24 @@ class CostCurve:
         """Of rounds that draft k and yield tau tokens, over plain decoding."""
         return tau / self.break_even_tau(k)
 
+    def by_k(self) -> list[dict[str, Any]]:
+        """The ratios of each draft length, 0 included, as plain JSON types."""
+        rows: list[dict[str, Any]] = []
+        for k in range(self.longest + 1):
+            needed = self.break_even_tau(k) if k else None
+            rows.append(
+                {
+                    "k": k,
+                    "draft_cost_ratio": self.draft_cost_ratio(k) if k else None,
+                    "verify_ratio": self.verify_ratio(k),
+                    "overhead_ratio": self.overhead_ratio(k),
+                    "break_even_tau": needed,
+                    "break_even_alpha": None if needed is None else alpha_for(needed, k),
+                    "num_rounds": self.num_rounds[k],
+                }
+            )
+        return rows
+
     @classmethod
     def of(cls, rounds: Iterable[Round]) -> CostCurve | None:
         """Of rounds that drafted 0, 1, ... K tokens each; None if one of those lengths is missing.

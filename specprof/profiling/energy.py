@@ -43,19 +43,6 @@ class EnergyMeter:
     counters: tuple[_Counter, ...]
 
     @classmethod
-    def find(
-        cls,
-        gpus: Sequence[str | int] = (),
-        *,
-        powercap: Path = POWERCAP,
-        nvml: Any = None,
-        environ: Mapping[str, str] = os.environ,
-    ) -> EnergyMeter | None:
-        """The meter of these devices, or None; :meth:`meter_or_reason` says why, and describes the arguments."""
-        found = cls.meter_or_reason(gpus, powercap=powercap, nvml=nvml, environ=environ)
-        return found if isinstance(found, EnergyMeter) else None
-
-    @classmethod
     def meter_or_reason(
         cls,
         gpus: Sequence[str | int] = (),
@@ -68,8 +55,8 @@ class EnergyMeter:
 
         Args:
             gpus: the NVIDIA GPUs that the models are on, by UUID (``torch.cuda.get_device_properties(i).uuid``, with
-                or without ``GPU-`` in front) or by CUDA index, which ``CUDA_VISIBLE_DEVICES`` maps. None: the
-                processor.
+                or without ``GPU-`` in front) or by CUDA index, which ``CUDA_VISIBLE_DEVICES`` maps. None
+                of them: the processor.
             powercap: where the kernel shows RAPL's counters.
             nvml: a module like ``pynvml``; None: that one, if it is installed.
             environ: the environment CUDA was started in.
