@@ -243,8 +243,8 @@ def _size(check: Check, temperature: float) -> str:
         return "over 100 %"
     if high < 0:
         return "below 0 %"
-    ends = (min(max(value, 0.0), 1.0) * 100 for value in (check.estimate, low, high))
-    share, least, most = (f"{value:.1f}".removesuffix(".0") for value in ends)
+    bounded = (min(max(value, 0.0), 1.0) * 100 for value in (check.estimate, low, high))
+    share, least, most = (f"{value:.1f}".removesuffix(".0") for value in bounded)
     return f"{share} % [{least}, {most}]"
 
 

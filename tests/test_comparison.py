@@ -226,7 +226,7 @@ def test_a_slowdown_names_its_cause() -> None:
                 2, 0, draft_seconds=draft, verify_seconds=verify, sample_seconds=0.001, overhead_seconds=overhead
             )
         ] * 6
-        results = [r for p in "ab" for r in (ar(p), distinct(rounds, "SD-K2", 0, p))]
+        results = [r for p in "abcde" for r in (ar(p), distinct(rounds, "SD-K2", 0, p))]
         c = compare(results, temperature=0)
         assert c.speedup_decode is not None and c.speedup_decode.verdict == "slower"
         assert c.explanation is not None

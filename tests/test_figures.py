@@ -88,7 +88,7 @@ def a_study(
 
 
 def measured(
-    ks: Sequence[DraftLength], domains: Sequence[str], *, prompts: int = 2, rounds: int = 12, seed: int = 0, **more: Any
+    ks: Sequence[DraftLength], domains: Sequence[str], *, prompts: int = 5, rounds: int = 12, seed: int = 0, **more: Any
 ) -> Study:
     """Of rounds drawn by chance; ``auto`` drafts 1 to 6."""
     draw = np.random.default_rng(seed)
@@ -357,7 +357,7 @@ def test_dollars_are_dollars() -> None:
 
 
 def test_speedups_are_the_comparisons() -> None:
-    study = measured([1, 2, 4], ["code", "chat"])
+    study = measured([1, 2, 4], ["code", "chat"], prompts=5)
     figure = figures.speedup_heatmap([study])
     assert figure is not None
     assert [column.name for column in figure.table.columns] == ["", "K = 1", "K = 2", "K = 4"]
@@ -470,7 +470,7 @@ def test_accepted_tokens_are_the_histogram_and_the_law_is_geometric() -> None:
 
 
 def test_latencies_are_the_comparisons() -> None:
-    study = measured([2, 4], ["code", "chat"], rounds=400)
+    study = measured([2, 4], ["code", "chat"], prompts=2, rounds=400)
     figure, best = figures.latencies(study), study.headline
     assert figure is not None and best is not None and best.baseline is not None and best.speculative is not None
     rows = {row[0]: row[1:] for row in cells(figure)}

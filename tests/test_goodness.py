@@ -116,6 +116,7 @@ def ranks(tokens: np.ndarray[tuple[int], np.dtype[np.int64]], target: Values, ge
     return np.asarray((target * (target > prob)).sum(-1) + generator.random(len(tokens)) * prob[:, 0])
 
 
+@pytest.mark.slow
 def test_p_values_of_lawful_tokens_are_uniform() -> None:
     target, draft = laws(400)
     generator = np.random.default_rng(1)
@@ -255,12 +256,12 @@ def test_the_size_of_a_fault_is_estimated_without_bias(kind: str, size: float) -
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "size"),
-    [(kind, size) for kind in ("mixture", "coin") for size in (0.0, 0.05, 0.1, 0.3, 0.6)]
-    + [("tilt", size) for size in (-0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4)],
+    [(kind, size) for kind in ("mixture", "coin") for size in (0.05, 0.1, 0.3)]
+    + [("tilt", size) for size in (-0.2, -0.1, 0.1, 0.2)],
 )
 def test_intervals_hold_what_they_should(kind: str, size: float) -> None:
-    estimate, covered = sizes_found(kind, size, runs=1000)
-    assert estimate == pytest.approx(size, abs=0.007) and 0.93 <= covered <= 0.97
+    estimate, covered = sizes_found(kind, size, runs=600)
+    assert estimate == pytest.approx(size, abs=0.01) and 0.93 <= covered <= 0.97
 
 
 def test_a_fault_of_all_tokens_leaves_no_spread_but_is_not_known_exactly() -> None:

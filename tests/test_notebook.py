@@ -130,13 +130,13 @@ def records() -> Iterator[Record]:
     greedy = [config(k, domain) for domain in ("code", "conversation") for k in (0, 2, 4)]
     cells = [*greedy, config("auto", "code"), config(0, temperature=0.8), config(4, temperature=0.8)]  # type: ignore[arg-type]
     for asked in cells:
-        yield cell(asked, num_prompts=4, repetitions=2)
+        yield cell(asked, num_prompts=6, repetitions=2)
     sequence = 0
     for asked in cells:
         sequence += 1
         yield one(draw, sequence, asked, 0, 0, text="old" * 4)
     for repetition in range(2):
-        for prompt in range(4):
+        for prompt in range(6):
             for asked in cells:
                 if asked.K == 2 and prompt == 3:
                     continue  # not decoded by both
@@ -210,7 +210,7 @@ def test_speedups_are_those_of_the_comparison(ran: tuple[str, dict[str, Any]], e
                 speedup = numbers.speedup_decode
                 assert speedup is not None and speedup.value is not None and speedup.ci is not None
                 row = by_cell[matrix.config.temperature, domain, f"SD-K{k}"]
-                assert row["prompts"] == speedup.n_prompts == (3 if k == 2 else 4)
+                assert row["prompts"] == speedup.n_prompts == (5 if k == 2 else 6)
                 assert row["speedup"] == pytest.approx(speedup.value, rel=1e-9)
                 assert (row["low"], row["high"]) == pytest.approx(speedup.ci, rel=1e-9)
                 assert row["verdict"] == speedup.verdict

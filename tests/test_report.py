@@ -197,6 +197,11 @@ def test_several_runs_have_one() -> None:
     assert report([study("no baseline"), study("no rounds")]).verdict == "No speedup was measured."
 
 
+def test_studies_of_few_prompts_are_not_counted_as_slow() -> None:
+    told = report([study("three domains"), study("one prompt"), study("one domain")]).verdict
+    assert "in 2 of 3 studies (1 with too few prompts for a verdict); the highest" in told
+
+
 def test_nothing_has_one() -> None:
     check(report([]))
 

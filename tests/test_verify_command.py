@@ -38,20 +38,24 @@ def test_a_sound_engine(tmp_path: Path) -> None:
     assert "prompts: 2, repetitions: 1, 2 arms" in found.err
 
 
-def test_json_is_one_document_and_the_seed_decides() -> None:
-    small = (*QUICK, "-n", "1", "--max-new-tokens", "12")
-    first = ok(*small, "--json", "--quiet")
-    again = ok(*small, "--json")
+SMALL = (*QUICK, "-n", "1", "--max-new-tokens", "12", "--json")
+
+
+def test_json_is_one_document() -> None:
+    first = ok(*SMALL, "--quiet")
     assert not first.err
-    assert first.document["arms"] == again.document["arms"]
     for arm in first.document["arms"].values():
         assert arm["num_tokens"] == 12
         assert arm["failures"] == []
         for check in arm["checks"]:
             assert check["p"] is not None or check["not_tested"]
             assert check["num_tokens"] <= arm["num_tokens"] or check["name"] == "acceptance"
-    other = ok(*small, "--json", "--seed", "1").document
-    assert other["arms"] != first.document["arms"] and other["config"]["seed"] == 1
+
+
+@pytest.mark.slow
+def test_the_seed_decides() -> None:
+    first, again, other = (ok(*SMALL, "--seed", seed).document for seed in ("0", "0", "1"))
+    assert first["arms"] == again["arms"] != other["arms"] and other["config"]["seed"] == 1
 
 
 def test_a_broken_engine_ends_with_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +78,7 @@ def test_greedy() -> None:
     assert "2 texts" in found.out and "tokens were drafted" in found.out
 
 
+@pytest.mark.slow
 def test_a_greedy_fault_is_no_tie(monkeypatch: pytest.MonkeyPatch) -> None:
     read = judge.Judge.read
 
