@@ -188,6 +188,7 @@ def test_a_busy_machine_slows_both_arms_and_no_speedup() -> None:
     assert any("Plain decoding itself is 23 % slower in B" in warning for warning in found.warnings)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     trials, covered, wrong = 150, 0, 0
     generator = np.random.default_rng(5)

@@ -140,7 +140,7 @@ def test_pictures_are_linked_where_there_are_some() -> None:
 
 def test_tokens_are_told_apart_by_brackets() -> None:
     assert "def fibon(~~ce(~~)\\[**acci**\\](n):\u23ce\u2192{return}" in WHOLE
-    assert "[**\u2423\u2423**]" in WHOLE, "white space that would not show"
+    assert "\\[**\u2423\u2423**\\]" in WHOLE, "white space that would not show"
     assert "41 more rounds not shown." in WHOLE
 
 

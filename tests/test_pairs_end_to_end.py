@@ -63,6 +63,7 @@ def test_gpt2_dev() -> None:
     assert document["config"]["vocabulary"]["kind"] == "identical"
 
 
+@pytest.mark.slow
 def test_the_draft_of_tinyllama_llama3_for_a_small_target() -> None:
     """The cheap half of that pair: a SentencePiece draft of 32000 rows for a byte-level target."""
     models = ("--draft", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--target", "tiny_dev/target")

@@ -173,7 +173,7 @@ def test_a_page_that_is_too_large_is_thinned_and_says_so() -> None:
     assert Path("r.html").stat().st_size <= limit and "Shortened to fit" in Path("r.html").read_text()
 
 
-@pytest.mark.parametrize("size", ["5MB", "5 mb", "5M", "5000K", "5000kB", "5000000", "5000000B", "0.75MB"])
+@pytest.mark.parametrize("size", ["5 mb", "5000K", "0.75MB"])
 def test_ways_to_write_a_size(size: str) -> None:
     assert ok("report", "--html", "r.html", "--max-size", size).out == "r.html\n"
 

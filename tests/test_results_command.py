@@ -230,7 +230,7 @@ def test_a_run_that_was_interrupted_shows_what_it_finished(run: Path) -> None:
     lines = text.splitlines(keepends=True)
     run.write_bytes(b"".join([*lines[:3], b"damage\n", *lines[3:]]))
     error, hint = refused(USAGE, "show", RUN)
-    assert error.startswith(f"line 4 of results/{RUN}.jsonl is damaged") and "results rm" in hint
+    assert error.startswith(f"line 4 of results/{RUN}.jsonl is damaged") and "measure again" in hint
 
 
 def test_names_that_mean_nothing_or_too_much(store: Path, run: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_run_that_is_stopped_keeps_what_was_finished(sent: signal.Signals) -> 
         assert child.returncode == -signal.SIGKILL
         return
     assert child.returncode == INTERRUPTED
-    assert err.splitlines()[-1] == f"warning: interrupted; finished generations are in {results_file()}"
+    assert err.splitlines()[-1] == f"warning: interrupted; what was finished is in {results_file()}"
 
 
 @pytest.mark.slow
