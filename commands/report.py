@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -95,6 +96,8 @@ def report(
     from specprof.commands.named import newest, studies_of
 
     studies = studies_of(names, results_dir) if names else newest(results_dir)
+    if redact_text:
+        studies = [dataclasses.replace(study, commands=tuple(map(_bare, study.commands))) for study in studies]
     found = None
     if compare is not None:
         from specprof.experiments.difference import contrasts
@@ -149,6 +152,11 @@ def _size(text: str) -> int:
     if found is None or unit is None or not (size := float(found[1]) * unit) < _LARGEST:
         raise UsageError(f"--max-size {text!r} is not a size", "for instance 5MB or 800KB")
     return int(size)
+
+
+def _bare(command: str) -> str:
+    """Without its arguments, a prompt's text perhaps among them."""
+    return f"{' '.join(command.split()[:2])} ..."
 
 
 def _file_name(studies: Sequence[Study]) -> str:

@@ -228,8 +228,6 @@ def run(
         differences=differences(ended[0]),
         seed=config.seed,
     )
-    if host_profile is not None:
-        _profile_host(host_profile, config, arms, encoded)
     document = _document(started, config, comparison, file)
     if output is not None:
         write_document(output, document, kept=document["events_file"])
@@ -241,6 +239,9 @@ def run(
         LOG.info("events: %s", file.path)
     if trace is not None:
         LOG.info("trace: %s (open it at ui.perfetto.dev)", trace)
+    if host_profile is not None:
+        sys.stdout.flush()  # what was measured is out before anything else is tried
+        _profile_host(host_profile, config, arms, encoded)
     if lines is not None and lines.failure is not None:
         raise lines.failure
     _check_output(comparison)

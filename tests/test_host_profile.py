@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from command_line import QUICK, command, isolate, process
 from specprof.errors import UsageError
 from specprof.profiling import host_profile as module
 from specprof.profiling.host_profile import HostProfile, host_profile, permission_problem, profile_format
@@ -316,3 +317,31 @@ def test_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         use(monkeypatch, tmp_path / "bin", f"echo {shlex.quote(words)} >&2; exit 1")
         with host_profile(tmp_path / "p.json", root=machine(tmp_path, **DOCKER)) as profile:  # type: ignore[arg-type]
             assert profile.problem is not None and "--cap-add SYS_PTRACE" in profile.problem[1], words
+
+
+# The command
+
+
+@pytest.mark.slow
+def test_a_run_is_profiled_after_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    isolate(tmp_path, monkeypatch)
+    child = process("run", *QUICK, "--json", "--host-profile", "p.json")
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 0, err
+    document = json.loads(out)
+    # A repetition of its own, which is in no figure.
+    assert document["num_repetitions"] == 1 and document["speculative"]["num_generations"] == 1
+    if Path("p.json").exists():
+        frames = json.loads(Path("p.json").read_text())["shared"]["frames"]
+        assert any(frame["name"] == "decode_once" for frame in frames)
+    else:
+        assert "warning: no host profile: " in err
+
+
+def test_a_profile_of_another_kind_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolate(tmp_path, monkeypatch)
+    outcome = command("run", *QUICK, "--host-profile", "p.pdf")
+    assert outcome.code == UsageError.exit_code and outcome.out == ""
+    assert "p.pdf" in outcome.told[0] and not list(Path().rglob("*"))

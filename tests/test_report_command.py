@@ -207,6 +207,14 @@ def test_redacted_text_shows_no_letter() -> None:
     assert "\N{LIGHT SHADE}" in Path("r.html").read_text()
 
 
+def test_redacted_is_the_command_too() -> None:
+    large_run.write(Path("results"), large_run.run(command="specprof run --prompt 'Xyzzy plugh'"))
+    assert "Xyzzy" in ok("report", "--json").out
+    ok("report", "--html", "r.html", "--md", "r.md", "--redact-text")
+    for shown in (Path("r.html").read_text(), Path("r.md").read_text(), ok("report", "--json", "--redact-text").out):
+        assert "Xyzzy" not in shown and "specprof run ..." in shown
+
+
 # What is refused
 
 
