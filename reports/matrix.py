@@ -14,7 +14,7 @@ from specprof.experiments.records import Failure
 from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT, Comparison, Speedup
 from specprof.profiling.metrics import AcceptanceCounts
 from specprof.profiling.statistics import FEWEST_PAIRS
-from specprof.reports.numbers import DASH
+from specprof.reports.numbers import DASH, count
 from specprof.reports.tables import VERDICT_COLORS, plain
 
 ALL = "all"
@@ -52,13 +52,13 @@ def _one(matrix: Matrix, *, name_class: bool) -> RenderableType:
 
 def _setting(matrix: Matrix) -> list[str]:
     """What decoded where."""
-    length = f"at most {_count(matrix.config.max_new_tokens, 'new token')}"
+    length = f"at most {count(matrix.config.max_new_tokens, 'new token')}"
     target, machine = matrix.models.get("target", {}), matrix.machine or {}
     device = target.get("device")
     if device is None:
         return [length]
     if device == "cpu":
-        hardware = [machine.get("cpu"), machine.get("cores") and _count(machine["cores"], "core")]
+        hardware = [machine.get("cpu"), machine.get("cores") and count(machine["cores"], "core")]
     else:
         hardware = [(machine.get("gpu") or {}).get("name")]
     known = ", ".join(filter(None, hardware))
@@ -159,7 +159,7 @@ def _sentences(matrix: Matrix) -> list[str]:
     pace = some.baseline.tokens_per_second if some.baseline is not None else None
     lines = [
         f"Decode speedup over plain decoding{'' if pace is None else f', {pace:.0f} tokens/s'}; * best K measured.",
-        f"{_count(some.num_prompts, 'prompt')}, {_count(some.num_repetitions, 'repetition')}; "
+        f"{count(some.num_prompts, 'prompt')}, {count(some.num_repetitions, 'repetition')}; "
         "95 % intervals over prompts.",
     ]
     slower = [d for d in matrix.domains if matrix.best(d) is not None and _faster(matrix, d) is None]
@@ -215,7 +215,7 @@ def _doubts(matrix: Matrix) -> list[str]:
         warning for c in matrix.comparisons.values() for warning in c.warnings if "far off the others" in warning
     )
     if numbers and 0 < min(numbers) < FEW_PROMPTS:
-        few = _count(min(numbers), "prompt")
+        few = count(min(numbers), "prompt")
         tells = "too few for an interval" if min(numbers) < FEWEST_PAIRS else "so few make the interval wide"
         lines.append(f"{few} in a domain: {tells}; use {FEW_PROMPTS} or more (-n).")
     return lines
@@ -249,7 +249,3 @@ def _failed(cells: Sequence[Missing], failure: Failure) -> str:
 def _decoders(lengths: Sequence[DraftLength]) -> str:
     drafted = ", ".join(str(k) for k in lengths if k)
     return ", ".join(["plain decoding"] * (0 in lengths) + [f"K = {drafted}"] * bool(drafted))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

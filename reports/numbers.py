@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from specprof.profiling.comparison import Speedup
+from specprof.profiling.comparison import counted as count
 from specprof.profiling.metrics import BYTES_PER_MB
+
+__all__ = ["DASH", "count", "fixed", "interval", "megabytes", "milliseconds", "percent", "rate", "times"]
 
 DASH = "-"
 
@@ -41,7 +44,3 @@ def megabytes(size: int | None) -> str:
 
 def interval(speedup: Speedup) -> str:
     return f"[{speedup.ci[0]:.2f}, {speedup.ci[1]:.2f}]" if speedup.ci else DASH
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

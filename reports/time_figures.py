@@ -95,7 +95,7 @@ def latencies(study: Study, *, name: str = "latency") -> Figure | None:
     )
 
 
-def _positive(seconds: Sequence[float]) -> Seconds:
+def _positive(seconds: Sequence[float] | Seconds) -> Seconds:
     values = np.asarray(seconds, dtype=np.float64)
     return values[values > 0]  # the axis is logarithmic; a clock too coarse for a round says nothing of it
 
@@ -109,7 +109,7 @@ def _tokens(results: Sequence[GenerationResult]) -> Seconds:
     rounds = [round for result in results for round in result.rounds if round.emitted_tokens]
     numbers = np.asarray([len(round.emitted_tokens) for round in rounds], dtype=np.int64)
     seconds = np.asarray([round.seconds for round in rounds], dtype=np.float64)
-    return _positive(np.repeat(seconds / numbers, numbers))  # type: ignore[arg-type]
+    return _positive(np.repeat(seconds / numbers, numbers))
 
 
 def _paint_latencies(sheet: Sheet, panels: Sequence[_Panel]) -> None:

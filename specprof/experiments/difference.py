@@ -18,7 +18,7 @@ from specprof.errors import UsageError
 from specprof.experiments.matrix import DraftLength, Missing
 from specprof.experiments.saved_runs import mapping
 from specprof.experiments.study import Study
-from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT, few_prompts
+from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT, counted, few_prompts
 from specprof.profiling.metrics import AcceptanceCounts, GenerationResult
 from specprof.profiling.statistics import Interval, Verdict, cost_over_repetitions, paired_bootstrap, verdict
 
@@ -586,7 +586,7 @@ def _left_out(before: Study, after: Study, columns: Sequence[_Column]) -> Iterab
                 why[prompt] = "not decoded by every arm of both"
     for reason in dict.fromkeys(why.values()):
         prompts = [prompt for prompt, of_prompt in why.items() if of_prompt == reason]
-        yield f"Left out: {_count(len(prompts), 'prompt')} {reason} ({_some_of(prompts)})."
+        yield f"Left out: {counted(len(prompts), 'prompt')} {reason} ({_some_of(prompts)})."
     if not _same_target(before, after):
         yield "The targets differ: prompts are taken to be the same where their names are."
 
@@ -617,7 +617,3 @@ def _listed(items: Iterable[str]) -> str:
 
 def _lengths(lengths: Iterable[DraftLength]) -> str:
     return ", ".join(map(str, lengths))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

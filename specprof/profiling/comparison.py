@@ -251,7 +251,7 @@ def compare(
         shared = {r.prompt_id for r in baseline} & {r.prompt_id for r in speculative}
         unpaired = {r.prompt_id for r in [*baseline, *speculative]} - shared
         if unpaired:
-            warnings.append(f"{_count(len(unpaired), 'prompt')} decoded by one arm only: left out.")
+            warnings.append(f"{counted(len(unpaired), 'prompt')} decoded by one arm only: left out.")
         baseline = [r for r in baseline if r.prompt_id in shared]
         speculative = [r for r in speculative if r.prompt_id in shared]
 
@@ -603,7 +603,7 @@ def _measurement_warnings(results: Sequence[GenerationResult]) -> list[str]:
     looping = sum(loops(r.generated_ids) for r in results)
     if looping:
         warnings.append(
-            f"{decoder}: {looping} of {_count(len(results), 'generation')} end in a loop, "
+            f"{decoder}: {looping} of {counted(len(results), 'generation')} end in a loop, "
             "which flatters acceptance and speedup."
         )
     steadiness = relative_to_prompt(results)
@@ -614,7 +614,7 @@ def _measurement_warnings(results: Sequence[GenerationResult]) -> list[str]:
     outliers = modified_z_outliers(steadiness)
     if outliers:
         warnings.append(
-            f"{decoder}: {len(outliers)} of {_count(len(results), 'generation')} far off the others in speed "
+            f"{decoder}: {len(outliers)} of {counted(len(results), 'generation')} far off the others in speed "
             "(10 robust deviations); kept, the median over repetitions bears it."
         )
     return warnings
@@ -638,7 +638,7 @@ def relative_to_prompt(results: Sequence[GenerationResult]) -> list[float]:
 def few_prompts(number: int) -> str:
     """What to say of so few."""
     if number < FEWEST_PAIRS:
-        return f"{_count(number, 'prompt')} only: too few for an interval or a verdict; use {FEWEST_PAIRS} or more."
+        return f"{counted(number, 'prompt')} only: too few for an interval or a verdict; use {FEWEST_PAIRS} or more."
     return f"{number} prompts only: more would make the interval narrower, and stand for more kinds of text."
 
 
@@ -662,7 +662,8 @@ def _sample_warnings(num_pairs: int | None, acceptance: AcceptanceCounts | None)
     return warnings
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """``1 prompt``, ``2 prompts``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
