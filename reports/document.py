@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from specprof.profiling.pieces import Piece
+
 Mark = Literal["", "best", "faster", "slower", "doubtful", "failed"]
 """What a cell means beside its text; never the only bearer of that meaning."""
-
-Kind = Literal["first", "accepted", "rejected", "corrected", "bonus", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +60,6 @@ class Figure:
     """A whole ``<svg>`` element without a prolog, in the light colours of :mod:`specprof.reports.palette`; text is
     text. Ids in it begin with ``name``."""
     table: Table
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A token's text and what became of it."""
-
-    text: str
-    kind: Kind
-    target_prob: float | None = None
-    draft_prob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from specprof.reports.document import Block, Figure, Piece, Report, Table
+from specprof.profiling.pieces import KIND_WORDS, Piece
+from specprof.profiling.signs import EMPTY, NEWLINE, TAB, probability, spelled, visible
+from specprof.reports.document import Block, Figure, Report, Table
 from specprof.reports.inline_svg import Stylesheet, inline
 from specprof.reports.palette import COLORS
-from specprof.reports.signs import CELL_SIGNS, EMPTY, NEWLINE, TAB, TOKEN_WORDS, probability, spelled, visible
+from specprof.reports.signs import CELL_SIGNS
 from specprof.reports.thinning import fitting
 
 
@@ -55,7 +57,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters |= {"kind": _kind, "token": _token, "hint": _hint, "marks": _marks}
-    environment.globals |= {"signs": CELL_SIGNS, "words": TOKEN_WORDS}
+    environment.globals |= {"signs": CELL_SIGNS, "words": KIND_WORDS}
     return environment.from_string(_resource("page.html"))
 
 
@@ -114,4 +116,4 @@ def _hint(piece: Piece) -> str:
     """What became of a token, and how likely each model held it."""
     probabilities = (("target", piece.target_prob), ("draft", piece.draft_prob))
     known = ", ".join(f"{name} {probability(value)}" for name, value in probabilities if value is not None)
-    return "; ".join(filter(None, (TOKEN_WORDS[piece.kind], known)))
+    return "; ".join(filter(None, (KIND_WORDS[piece.kind], known)))

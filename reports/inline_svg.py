@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+from specprof.profiling.signs import visible
 from specprof.reports.document import Figure
 from specprof.reports.palette import COLORS
-from specprof.reports.signs import visible
 
 _NAMESPACE = "{http://www.w3.org/2000/svg}"
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"

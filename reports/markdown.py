@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
+from specprof.profiling.pieces import KIND_WORDS, Kind
+from specprof.profiling.signs import EMPTY, NEWLINE, SPACE, TAB, visible
 from specprof.reports.document import (
     Block,
     Bullets,
@@ -14,14 +16,13 @@ from specprof.reports.document import (
     Command,
     Definitions,
     Figure,
-    Kind,
     Paragraph,
     Report,
     Section,
     Table,
     TokenStream,
 )
-from specprof.reports.signs import CELL_SIGNS, EMPTY, NEWLINE, SPACE, TAB, TOKEN_WORDS, visible
+from specprof.reports.signs import CELL_SIGNS
 from specprof.reports.thinning import fitting, shortened
 
 _ROUNDS = 64
@@ -147,8 +148,8 @@ def _stream(stream: TokenStream, *, explain: bool) -> Iterator[str]:
     yield f"### {escaped(stream.title)}"
     if explain:
         yield (
-            f"Accepted tokens are plain; (~~{TOKEN_WORDS['rejected']}~~), [**{TOKEN_WORDS['corrected']}**], "
-            f"{{{TOKEN_WORDS['bonus']}}}."
+            f"Accepted tokens are plain; (~~{KIND_WORDS['rejected']}~~), [**{KIND_WORDS['corrected']}**], "
+            f"{{{KIND_WORDS['bonus']}}}."
         )
     shown = shortened(stream, _ROUNDS)
     yield _tokens([(piece.kind, piece.text) for pieces in shown.rounds for piece in pieces])

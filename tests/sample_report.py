@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from specprof.profiling.pieces import Kind, Piece
 from specprof.reports.document import (
     Block,
     Bullets,
@@ -13,10 +14,8 @@ from specprof.reports.document import (
     Command,
     Definitions,
     Figure,
-    Kind,
     Mark,
     Paragraph,
-    Piece,
     Report,
     Section,
     Table,

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from sample_report import GOLDEN_HTML, HOSTILE, SVG, blocks, sample, tables
 from specprof.errors import ResourceError
+from specprof.profiling.pieces import KIND_WORDS, Piece
+from specprof.profiling.signs import visible
 from specprof.reports import html
-from specprof.reports.document import Cell, Figure, Piece, Report, Section, TokenStream
+from specprof.reports.document import Cell, Figure, Report, Section, TokenStream
 from specprof.reports.inline_svg import Stylesheet, inline
 from specprof.reports.palette import COLORS
-from specprof.reports.signs import TOKEN_WORDS, visible
 
 VOID = {"meta", "link", "br"}
 NOT_OF_THE_CELL = {"sign", "unshown"}
@@ -218,7 +219,7 @@ def test_tokens_say_what_became_of_them() -> None:
     assert "41 more rounds not shown." in PLAIN
     assert len(PAGE.with_class("rounds")) == 2
     css = html._resource("page.css")
-    for kind in TOKEN_WORDS.keys() - {"plain"}:
+    for kind in KIND_WORDS.keys() - {"plain"}:
         (rule,) = re.findall(rf"^\.{kind} {{(.*)}}$", css, re.MULTILINE)
         assert re.search("border|line-through", rule), f"{kind} is told by its shape too"
 

@@ -18,6 +18,8 @@ from markdown_it.token import Token
 
 from sample_report import GOLDEN_MARKDOWN, HOSTILE, blocks, sample, tables
 from specprof.errors import ResourceError
+from specprof.profiling.pieces import Piece
+from specprof.profiling.signs import visible
 from specprof.reports import html, markdown
 from specprof.reports.document import (
     Bullets,
@@ -26,13 +28,12 @@ from specprof.reports.document import (
     Definitions,
     Figure,
     Paragraph,
-    Piece,
     Report,
     Section,
     Table,
     TokenStream,
 )
-from specprof.reports.signs import CELL_SIGNS, visible
+from specprof.reports.signs import CELL_SIGNS
 
 JOINER = "\u2060"
 FOUND_BY_GITHUB = re.compile(r"@[a-z0-9]|#\d|\bGH-\d|\bwww\.|://", re.IGNORECASE)

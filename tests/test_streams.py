@@ -19,7 +19,8 @@ from specprof.experiments.saved_runs import read_run
 from specprof.experiments.study import Study, of_run
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
 from specprof.profiling.metrics import fold
-from specprof.reports.document import Piece, TokenStream
+from specprof.profiling.pieces import Piece
+from specprof.reports.document import TokenStream
 from specprof.reports.streams import MOST_ROUNDS, MOST_STREAMS, streams
 from test_experiment import PROMPTS, loaded, quick
 from tiny_models import tiny_tokenizer

@@ -23,7 +23,8 @@ class Ruling:
     Greedy, ``[2 k + 1]``: the drafted tokens, then the target's own choices; comparing two handfuls of integers
     is cheaper on the host than in kernels."""
     seen: Tensor | None
-    """``[3, k]``: per drafted token its target probability, its draft probability, and alpha."""
+    """``[3, k]``: per drafted token its target probability, its draft probability, and alpha; ``[4, k]`` with the
+    random number it is judged by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Verdict:
     target_prob: tuple[float, ...] | None = None
     draft_prob: tuple[float, ...] | None = None
     alpha: tuple[float, ...] | None = None
+    uniforms: tuple[float, ...] | None = None
 
 
 class Judge:
@@ -45,7 +47,7 @@ class Judge:
     Args:
         request: how tokens are chosen, and the key of its random numbers.
         device: the target's.
-        detail: look at probabilities when greedy too.
+        detail: look at probabilities when greedy too, and at random numbers when sampling.
         synthetic_acceptance: replace the verdict by coin flips, after doing the work of a real one.
     """
 
@@ -110,7 +112,9 @@ class Judge:
         uniforms = torch.rand(k, generator=self.generator, device=logits.device, dtype=target_probs.dtype)
         accepted = count_accepted(target_prob, draft_prob, uniforms)
         token = draw(next_token_probs(target_probs, draft_probs, accepted), self.generator)
-        seen = torch.stack((target_prob, draft_prob, overlap(target_probs[:k], draft_probs)))
+        seen = torch.stack(
+            (target_prob, draft_prob, overlap(target_probs[:k], draft_probs), *((uniforms,) if self.detail else ()))
+        )
         return Ruling(torch.cat((draft.tokens, accepted.view(1), token.view(1))), seen)
 
 

@@ -26,7 +26,8 @@ class SpeculativeDecoder:
         target: the model whose distribution the output has.
         drafter: what proposes; see :mod:`specprof.decoding.drafters`.
         k: tokens proposed per round, 0 is plain decoding; or what chooses them, :class:`AdaptiveK`.
-        detail: record per-position probabilities when greedy too (costs a softmax per position).
+        detail: record per-position probabilities when greedy too (costs a softmax per position), and the random
+            numbers when sampling.
         synthetic_acceptance: accept each drafted token with this probability instead of testing it. The cost of
             a round is real, the text is not the target's.
 
@@ -117,6 +118,7 @@ class SpeculativeDecoder:
                 draft_prob=verdict.draft_prob,
                 alpha=verdict.alpha,
                 k=k,
+                uniforms=verdict.uniforms,
             )
             self.length.observe(round)
             yield round

@@ -302,7 +302,7 @@ def check_round(round: Round) -> None:
         raise ValueError(f"round {round.index}: {round.num_accepted} of {len(round.draft_tokens)} tokens accepted")
     if min(round.draft_seconds, round.verify_seconds, round.sample_seconds, round.overhead_seconds) < 0:
         raise ValueError(f"round {round.index}: a time is negative")
-    for name in ("target_prob", "draft_prob", "alpha"):
+    for name in ("target_prob", "draft_prob", "alpha", "uniforms"):
         values = getattr(round, name)
         if values is not None and len(values) != len(round.draft_tokens):
             raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any
 from specprof.experiments.matrix import DraftLength, Matrix, Missing, matrices
 from specprof.experiments.results import Contents
 from specprof.experiments.saved_runs import FinishedRun, mapping
-from specprof.profiling.comparison import Comparison
+from specprof.profiling.comparison import Comparison, measured
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.machine import machine_class
 from specprof.profiling.metrics import BASELINE, GenerationResult
@@ -87,7 +87,7 @@ def of_run(run: FinishedRun) -> Study:
         domains=tuple(dict.fromkeys(domain_of.values())),
         domain_of=domain_of,
         comparisons={k: comparison} if comparison.num_prompts else {},
-        results={k: run.results},
+        results={k: tuple(measured(run.results))},
         missing=(),
         curve=run.curve,
         caveats=(*asked.caveats, *_interrupted(run)),

@@ -237,7 +237,8 @@ def compare(
         ValueError: several speculative arms and no candidate named, or the candidate is not among them.
     """
     by_decoder: dict[str, list[GenerationResult]] = defaultdict(list)
-    for result in results:
+    given = list(results)
+    for result in measured(given):
         by_decoder[result.decoder or ("SD" if result.is_speculative else BASELINE)].append(result)
     baseline = by_decoder.pop(BASELINE, [])
     if candidate is None and len(by_decoder) > 1:
@@ -247,6 +248,9 @@ def compare(
     speculative = by_decoder[candidate] if candidate else next(iter(by_decoder.values()), [])
 
     warnings = []
+    set_aside = len(given) - len(measured(given))
+    if set_aside:
+        warnings.append(f"{counted(set_aside, 'generation')} paused, stepped through or raced: left out.")
     if baseline and speculative:
         shared = {r.prompt_id for r in baseline} & {r.prompt_id for r in speculative}
         unpaired = {r.prompt_id for r in [*baseline, *speculative]} - shared
@@ -281,6 +285,11 @@ def compare(
         explanation=_explanation(speedup, costs),
         warnings=tuple(warnings),
     )
+
+
+def measured(results: Iterable[GenerationResult]) -> list[GenerationResult]:
+    """Those that nobody interfered with."""
+    return [result for result in results if not result.interactive]
 
 
 def loops(token_ids: Sequence[int]) -> bool:

@@ -82,6 +82,9 @@ class Round:
     """Per draft position, sum over the vocabulary of min(p_target, p_draft)."""
     k: int | None = None
     """Tokens asked of the drafter, which may have proposed fewer; None where there is no drafter."""
+    uniforms: tuple[float, ...] | None = None
+    """Sampling, with detail: the random number in [0, 1) of each draft token. One that was judged is accepted where
+    that is below target_prob / draft_prob."""
 
     @property
     def seconds(self) -> float:
@@ -107,6 +110,9 @@ class PromptEnded:
     A byte that is no character by itself is U+DC00 + byte, as Python's surrogateescape has it."""
     energy_joules: float | None = None
     """What the device's energy counter went up by from the prefill to here; None where there is none to read."""
+    interactive: bool = False
+    """Somebody paused it, stepped through it or changed its settings on the way, or it raced another: caches and
+    clocks were not those of a measurement, and headline figures leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,16 @@ class RunEnded:
 Event = RunStarted | Prefilled | Round | PromptEnded | RunEnded
 
 _BY_NAME: dict[str, type[Event]] = {cls.__name__: cls for cls in (RunStarted, Prefilled, Round, PromptEnded, RunEnded)}
-_TUPLES = {"draft_tokens", "emitted_tokens", "target_prob", "draft_prob", "alpha", "draft_matches", "differences"}
+_TUPLES = {
+    "draft_tokens",
+    "emitted_tokens",
+    "target_prob",
+    "draft_prob",
+    "alpha",
+    "uniforms",
+    "draft_matches",
+    "differences",
+}
 
 
 def to_json_line(event: Event) -> str:

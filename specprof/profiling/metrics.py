@@ -88,6 +88,8 @@ class GenerationResult:
     """Mebibytes; ``peak_memory_mb`` is the larger of this and the rounds' peak."""
     energy_joules: float | None = None
     """Of the whole device, from the prefill to the end."""
+    interactive: bool = False
+    """Paused, stepped through, or raced: left out of headline figures."""
     rounds: tuple[Round, ...] = field(default=(), repr=False, compare=False)
     """What happened, round by round; not part of the JSON, which the events already are."""
     draft_matches: tuple[bool, ...] | None = field(default=None, repr=False, compare=False)
@@ -460,6 +462,7 @@ def _result(prefilled: Prefilled, rounds: Sequence[Round], ended: PromptEnded) -
         draft_matches=ended.draft_matches,
         token_texts=ended.token_texts,
         energy_joules=ended.energy_joules,
+        interactive=ended.interactive,
     )
     if prefilled.decoder == BASELINE:
         return result
