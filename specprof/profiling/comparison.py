@@ -265,7 +265,7 @@ def compare(
     acceptance = _acceptance(speculative, greedy)
     speedup = _speedup(baseline, speculative, _decode, seed)
     predictions = _predictions(curve, acceptance, speculative)
-    costs = _with_best(_costs(baseline, speculative, acceptance), predictions)
+    costs = _with_best(costs_of(_rounds(baseline), _rounds(speculative), acceptance), predictions)
     for arm in arms:
         warnings.extend(_measurement_warnings(arm))
     warnings.extend(_sample_warnings(len(prompts) if speedup else None, acceptance))
@@ -282,7 +282,7 @@ def compare(
         predictions=predictions,
         output_matches_baseline=_output_match(baseline, speculative, differences) if greedy else None,
         domains=_by_domain(baseline, speculative, domains or {}, greedy, seed),
-        explanation=_explanation(speedup, costs),
+        explanation=explanation_of(speedup, costs),
         warnings=tuple(warnings),
     )
 
@@ -310,6 +310,9 @@ def loops(token_ids: Sequence[int]) -> bool:
 
 # Speed: prompts are the unit of sampling, repetitions only steady each prompt's figure.
 
+PromptTimes = Mapping[str, Sequence[tuple[float, int]]]
+"""By prompt id: seconds and tokens of each repetition."""
+
 _Measure = Callable[[GenerationResult], tuple[float, int]]
 
 
@@ -321,21 +324,30 @@ def _end_to_end(result: GenerationResult) -> tuple[float, int]:
     return result.total_time, result.num_tokens
 
 
-def _by_prompt(results: Sequence[GenerationResult], measure: _Measure) -> dict[str, tuple[float, float]]:
-    """Seconds and tokens of each prompt; prompts that took no time or gave no token have no speed."""
-    measured: dict[str, list[tuple[float, int]]] = defaultdict(list)
+def _by_prompt(results: Sequence[GenerationResult], measure: _Measure) -> PromptTimes:
+    times: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for result in results:
-        measured[result.prompt_id].append(measure(result))
-    costs = {prompt_id: cost_over_repetitions(repetitions) for prompt_id, repetitions in measured.items()}
+        times[result.prompt_id].append(measure(result))
+    return times
+
+
+def _costs_by_prompt(times: PromptTimes) -> dict[str, tuple[float, float]]:
+    """Seconds and tokens of each prompt; prompts that took no time or gave no token have no speed."""
+    costs = {prompt_id: cost_over_repetitions(repetitions) for prompt_id, repetitions in times.items()}
     return {prompt_id: cost for prompt_id, cost in costs.items() if cost is not None}
 
 
 def _speedup(
     baseline: Sequence[GenerationResult], speculative: Sequence[GenerationResult], measure: _Measure, seed: int
 ) -> Speedup | None:
+    return speedup_of(_by_prompt(baseline, measure), _by_prompt(speculative, measure), seed)
+
+
+def speedup_of(baseline: PromptTimes, speculative: PromptTimes, seed: int = 0) -> Speedup | None:
+    """Of the prompts that both arms decoded; None while an arm has decoded none."""
     if not baseline or not speculative:
         return None
-    ar, sd = _by_prompt(baseline, measure), _by_prompt(speculative, measure)
+    ar, sd = _costs_by_prompt(baseline), _costs_by_prompt(speculative)
     pairs = [(*ar[prompt_id], *sd[prompt_id]) for prompt_id in ar if prompt_id in sd]
     if not pairs:
         return Speedup(value=None, ci=None, verdict=None, n_prompts=0)
@@ -348,7 +360,7 @@ def _speedup(
 
 
 def _tokens_per_second(results: Sequence[GenerationResult], measure: _Measure) -> float | None:
-    totals = _by_prompt(results, measure).values()
+    totals = _costs_by_prompt(_by_prompt(results, measure)).values()
     return sum(tokens for _, tokens in totals) / math.fsum(seconds for seconds, _ in totals) if totals else None
 
 
@@ -442,10 +454,16 @@ def _by_domain(
 # Costs
 
 
-def _costs(
-    baseline: Sequence[GenerationResult], speculative: Sequence[GenerationResult], acceptance: AcceptanceCounts | None
+def costs_of(
+    steps: Sequence[Round], speculative: Sequence[Round], acceptance: AcceptanceCounts | None
 ) -> Costs | None:
-    steps = _rounds(baseline)
+    """What rounds cost, and what that predicts; None without a single step of plain decoding.
+
+    Args:
+        steps: of the autoregressive arm.
+        speculative: rounds of the other.
+        acceptance: of the latter.
+    """
     t1 = median([round.verify_seconds for round in steps])
     if not t1:
         return None
@@ -465,7 +483,7 @@ def _costs(
         best_k=None,
         best_k_speedup_predicted=None,
     )
-    rounds = [round for round in _rounds(speculative) if not round.cut]
+    rounds = [round for round in speculative if not round.cut]
     longest = max((len(round.draft_tokens) for round in rounds), default=0)
     if acceptance is None or not longest:
         return costs
@@ -531,7 +549,7 @@ def _verify_curve(rounds: Sequence[Round], longest: int, t1: float) -> Callable[
     return lambda n: float(np.interp(n, lengths, [known[length] for length in lengths]))
 
 
-def _explanation(speedup: Speedup | None, costs: Costs | None) -> str | None:
+def explanation_of(speedup: Speedup | None, costs: Costs | None) -> str | None:
     """What a round costs and yields; when slower, the largest cost and what it would have to be."""
     if costs is None:
         return None

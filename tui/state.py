@@ -1,0 +1,423 @@
+"""Everything the screen shows, as a fold over messages: no clock, no widget, bounded in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from specprof.profiling.comparison import Costs, Speedup, costs_of, explanation_of, speedup_of
+from specprof.profiling.events import Prefilled, PromptEnded, Round, RunEnded, RunStarted
+from specprof.profiling.feed import Device, Dropped, Failed, Going, Kept, Loading, Message, Prompts, PromptText, Texts
+from specprof.profiling.metrics import BASELINE, AcceptanceCounts
+from specprof.profiling.pieces import Piece, TokenReader, first_piece, pieces_of
+from specprof.tui.rounds import STAGES, RoundView, Stage, view
+from specprof.tui.transcript import Gap, Heading, Tokens, Transcript
+
+RECENT_ROUNDS = 50
+"""What ``recent`` figures are of."""
+_COST_ROUNDS = 500
+"""Of each arm, the latest; medians of more would say the same."""
+
+ArmName = Literal["AR", "SD"]
+Status = Literal["loading", "running", "paused", "finished", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What was asked for, and what runs it."""
+
+    run_id: str
+    pair: str
+    target: str
+    draft: str
+    drafter: str
+    k: int | str
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    device: str
+    dtype: str
+    threads: int | None
+    num_generations: int
+    """Of both arms together, all prompts, all repetitions."""
+    domain_of: Mapping[str, str]
+    caveats: tuple[str, ...]
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+@dataclass(slots=True)
+class PhaseTimes:
+    """Seconds of rounds by phase; they sum to the rounds' wall time."""
+
+    draft: float = 0.0
+    verify: float = 0.0
+    sample: float = 0.0
+    overhead: float = 0.0
+    rounds: int = 0
+    tokens: int = 0
+
+    def add(self, round: Round) -> None:
+        self.draft += round.draft_seconds
+        self.verify += round.verify_seconds
+        self.sample += round.sample_seconds
+        self.overhead += round.overhead_seconds
+        self.rounds += 1
+        self.tokens += len(round.emitted_tokens)
+
+    @classmethod
+    def of(cls, rounds: Sequence[Round]) -> PhaseTimes:
+        times = cls()
+        for round in rounds:
+            times.add(round)
+        return times
+
+    @property
+    def seconds(self) -> float:
+        return self.draft + self.verify + self.sample + self.overhead
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.seconds if self.seconds > 0 else None
+
+
+@dataclass(slots=True)
+class Generation:
+    """One text while it grows."""
+
+    prompt_id: str
+    repetition: int
+    number: int
+    """In its arm, from 1."""
+    prefill_seconds: float
+    num_tokens: int = 1
+    decode_seconds: float = 0.0
+    next_round: int = 0
+    whole: bool = True
+    """No event of it was dropped."""
+    ended: bool = False
+    finish_reason: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.prefill_seconds + self.decode_seconds
+
+
+@dataclass(slots=True)
+class Arm:
+    """One of the two decoders in this run."""
+
+    name: ArmName
+    transcript: Transcript = field(default_factory=Transcript)
+    times: PhaseTimes = field(default_factory=PhaseTimes)
+    """Of the whole run."""
+    latest: deque[Round] = field(default_factory=lambda: deque(maxlen=_COST_ROUNDS))
+    generation: Generation | None = None
+    num_generations: int = 0
+    """Begun so far."""
+    measured: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    """By prompt id, seconds and tokens of decoding: of generations that nobody interfered with."""
+    reader: TokenReader | None = None
+
+    @property
+    def recent(self) -> PhaseTimes:
+        """Of the last :data:`RECENT_ROUNDS` rounds."""
+        rounds = list(self.latest)
+        return PhaseTimes.of(rounds[-RECENT_ROUNDS:])
+
+    @property
+    def decoding(self) -> bool:
+        return self.generation is not None and not self.generation.ended
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the finished generations come to so far."""
+
+    speedup: Speedup | None
+    costs: Costs | None
+    explanation: str | None
+
+
+class TuiState:
+    """Apply messages in the order they come; read whatever is to be shown."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        """Goes up with every change."""
+        self.status: Status = "loading"
+        self.loading: Loading | None = None
+        self.failure: Failed | None = None
+        self.device: Device | None = None
+        self.num_dropped = 0
+        self.kept: list[str] = []
+        """Files of the runs of this session, the latest last."""
+        self.prompts: dict[str, PromptText] = {}
+        self.stepping = False
+        """A round that comes in is shown stage by stage, by :meth:`reveal`."""
+        self.racing = False
+        """Both arms decode the prompt at once."""
+        self._texts: dict[str, str] = {}
+        self._selected: int | None = None
+        self._staged: tuple[RoundView, tuple[Piece, ...]] | None = None
+        self._new_run(None)
+
+    def _new_run(self, run: RunFacts | None) -> None:
+        self.run = run
+        # What was generated before stays readable, the counts begin anew.
+        before: dict[ArmName, Arm] = getattr(self, "arms", {})
+        self.arms: dict[ArmName, Arm] = {
+            name: Arm(name, transcript=before[name].transcript if name in before else Transcript())
+            for name in ("AR", "SD")
+        }
+        self.acceptance = AcceptanceCounts(greedy=run.greedy if run else False)
+        self.recent_accepted: deque[tuple[int, int]] = deque(maxlen=RECENT_ROUNDS)
+        """Accepted and drafted of the latest complete rounds."""
+        self.num_ended = 0
+        """Generations."""
+        self.num_interactive = 0
+        """Of them, those that somebody interfered with."""
+        self._figures: Figures | None = None
+
+    # What is shown
+
+    @property
+    def active(self) -> ArmName | None:
+        """The arm that decodes; in a race, the speculative one."""
+        return next((name for name in ("SD", "AR") if self.arms[name].decoding), None)
+
+    @property
+    def figures(self) -> Figures:
+        """Computed again when a generation has ended."""
+        if self._figures is None:
+            ar, sd = self.arms["AR"], self.arms["SD"]
+            speedup = speedup_of(ar.measured, sd.measured, self.run.seed if self.run else 0)
+            costs = costs_of(list(ar.latest), list(sd.latest), self.acceptance)
+            self._figures = Figures(speedup, costs, explanation_of(speedup, costs))
+        return self._figures
+
+    @property
+    def shown(self) -> RoundView | None:
+        """The round whose details are on the screen: the one being stepped through, the selected one, or the last."""
+        if self._staged is not None and self._selected is None:
+            return self._staged[0]
+        number = self.selected
+        return None if number is None else self._view(number)
+
+    @property
+    def selected(self) -> int | None:
+        """Number of the entry of the speculative transcript that is selected, or of the last round."""
+        transcript = self.arms["SD"].transcript
+        if self._selected is not None and transcript.round_at(self._selected) is not None:
+            return self._selected
+        return transcript.round_before(transcript.end)
+
+    @property
+    def follows(self) -> bool:
+        """The latest round is shown, whichever that is."""
+        return self._selected is None
+
+    # What a person does
+
+    def select(self, number: int | None) -> None:
+        """Show a round's details; None follows the latest."""
+        transcript = self.arms["SD"].transcript
+        self._selected = number if number is not None and transcript.round_at(number) is not None else None
+        self.revision += 1
+
+    def select_neighbour(self, step: Literal[-1, 1]) -> None:
+        """The round before or after; after the last one the latest is followed again."""
+        transcript = self.arms["SD"].transcript
+        here = self.selected
+        if here is None:
+            return
+        if step < 0:
+            before = transcript.round_before(here)
+            self.select(here if before is None else before)
+        else:
+            self.select(transcript.round_after(here))
+
+    def reveal(self) -> bool:
+        """Show the next stage of the round that is stepped through; False if there is none to show."""
+        if self._staged is None:
+            return False
+        staged, pieces = self._staged
+        stage = STAGES[min(STAGES.index(staged.stage) + 1, len(STAGES) - 1)]
+        self._staged = (staged.at(stage), pieces)
+        if stage == STAGES[-1]:
+            self._commit()
+        self.revision += 1
+        return True
+
+    @property
+    def stage(self) -> Stage | None:
+        """Of the round that is stepped through; None if none is half shown."""
+        return None if self._staged is None else self._staged[0].stage
+
+    # What happens
+
+    def apply(self, message: Message) -> None:
+        """Take one message."""
+        self.revision += 1
+        match message:
+            case RunStarted():
+                self._commit()
+                self._new_run(facts(message))
+                self.status = "running"
+                self.loading = None
+            case Prefilled():
+                self._commit()
+                self._prefilled(message)
+            case Round():
+                self._commit()
+                self._round(message)
+            case PromptEnded():
+                self._commit()
+                self._ended(message)
+            case RunEnded():
+                self._commit()
+            case Loading():
+                self.status, self.loading = "loading", message
+            case Prompts():
+                self.prompts = {prompt.prompt_id: prompt for prompt in message.prompts}
+            case Texts():
+                self._texts.update(message.tokens)
+            case Going():
+                self.status = message.mode
+            case Device():
+                self.device = message
+            case Dropped():
+                self.num_dropped = message.events
+            case Kept():
+                if message.path is not None:
+                    self.kept.append(message.path)
+            case Failed():
+                self._commit()
+                self.status, self.failure = "failed", message
+
+    def _prefilled(self, event: Prefilled) -> None:
+        arm = self._arm(event)
+        other = self.arms["AR" if arm.name == "SD" else "SD"]
+        self.racing = other.decoding and other.generation is not None and other.generation.prompt_id == event.prompt_id
+        arm.num_generations += 1
+        arm.reader = TokenReader(self._texts)
+        arm.generation = Generation(event.prompt_id, event.repetition, arm.num_generations, event.seconds)
+        known = self.prompts.get(event.prompt_id)
+        domain = known.domain if known else self.run.domain_of.get(event.prompt_id) if self.run else None
+        arm.transcript.add(Heading(event.prompt_id, domain, known.text if known else "", arm.num_generations))
+        arm.transcript.add(Tokens((first_piece(event, arm.reader),)))
+
+    def _round(self, event: Round) -> None:
+        arm = self._arm(event)
+        generation = self._continued(arm, event)
+        if event.index != generation.next_round:
+            generation.whole = False
+            arm.transcript.add(Gap())
+        generation.next_round = event.index + 1
+        generation.num_tokens += len(event.emitted_tokens)
+        generation.decode_seconds += event.seconds
+        assert arm.reader is not None
+        pieces = tuple(pieces_of(event, arm.reader))
+        if self.stepping and event.draft_tokens:
+            self._staged = (view(event, pieces, greedy=self._greedy).at("draft"), pieces)
+        else:
+            self._count(arm, event, pieces)
+
+    def _continued(self, arm: Arm, event: Round) -> Generation:
+        """The generation a round belongs to; a new one if its beginning was dropped."""
+        generation = arm.generation
+        if generation is None or (generation.prompt_id, generation.repetition) != (event.prompt_id, event.repetition):
+            arm.num_generations += 1
+            arm.reader = TokenReader(self._texts)
+            generation = Generation(event.prompt_id, event.repetition, arm.num_generations, 0.0, whole=False)
+            arm.generation = generation
+        return generation
+
+    def _commit(self) -> None:
+        """A round that is stepped through joins the others when its last stage is shown, or when time goes on."""
+        if self._staged is not None:
+            staged, pieces = self._staged
+            self._staged = None
+            self._count(self.arms["SD"], staged.round, pieces)
+
+    def _count(self, arm: Arm, event: Round, pieces: tuple[Piece, ...]) -> None:
+        arm.transcript.add(Tokens(pieces, event))
+        arm.times.add(event)
+        arm.latest.append(event)
+        if arm.name == "SD":
+            self.acceptance.observe(event)
+            if event.draft_tokens and not event.cut:
+                self.recent_accepted.append((event.num_accepted, len(event.draft_tokens)))
+
+    def _ended(self, event: PromptEnded) -> None:
+        arm = self._arm(event)
+        generation = arm.generation
+        self.num_ended += 1
+        self._figures = None
+        if generation is None or (generation.prompt_id, generation.repetition) != (event.prompt_id, event.repetition):
+            return
+        generation.ended = True
+        generation.finish_reason = event.finish_reason
+        if arm.reader is not None and (rest := arm.reader.rest()):
+            arm.transcript.add(Tokens((Piece(rest, "plain"),)))
+        if event.interactive:
+            self.num_interactive += 1
+        elif generation.whole:
+            times = arm.measured.setdefault(event.prompt_id, [])
+            times.append((generation.decode_seconds, generation.num_tokens - 1))
+
+    def _arm(self, event: Prefilled | Round | PromptEnded) -> Arm:
+        return self.arms["AR" if event.decoder == BASELINE else "SD"]
+
+    def _view(self, number: int) -> RoundView | None:
+        entry = self.arms["SD"].transcript.at(number)
+        if not isinstance(entry, Tokens) or entry.round is None:
+            return None
+        return view(entry.round, entry.pieces, greedy=self._greedy)
+
+    @property
+    def _greedy(self) -> bool:
+        return self.run is not None and self.run.greedy
+
+
+def facts(started: RunStarted) -> RunFacts:
+    """What a run's first line says of it; it may be from a file, where anything may stand."""
+    config, machine = started.config, started.machine
+    pair, models = _mapping(config.get("pair")), _mapping(config.get("models"))
+    target, draft = _mapping(models.get("target")), _mapping(models.get("draft"))
+    prompts = [_mapping(prompt) for prompt in _list(config.get("prompts"))]
+    arms = 2 if config.get("baseline", True) else 1
+    k = config.get("k")
+    return RunFacts(
+        run_id=started.run_id,
+        pair=str(pair.get("name") or "-"),
+        target=str(target.get("model") or pair.get("target_model_id") or "-"),
+        draft=str(draft.get("model") or "-"),
+        drafter=str(config.get("drafter") or "model"),
+        k=k if isinstance(k, int) else "auto",
+        temperature=_number(config.get("temperature")),
+        max_new_tokens=int(_number(config.get("max_new_tokens"))),
+        seed=abs(int(_number(config.get("seed")))),
+        device=str(target.get("device") or "-"),
+        dtype=str(target.get("dtype") or "-"),
+        threads=threads if isinstance(threads := machine.get("torch_threads"), int) else None,
+        num_generations=len(prompts) * int(_number(config.get("repetitions"))) * arms,
+        domain_of={str(p["prompt_id"]): str(p["domain"]) for p in prompts if p.get("domain") and "prompt_id" in p},
+        caveats=tuple(str(caveat) for caveat in _list(config.get("caveats"))),
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
