@@ -21,6 +21,7 @@ from specprof.commands.report import report
 from specprof.commands.results import results
 from specprof.commands.run import run
 from specprof.commands.sweep import sweep
+from specprof.commands.tui import tui
 from specprof.commands.verify import verify
 from specprof.errors import SpecprofError
 
@@ -43,6 +44,7 @@ app.command()(explain)
 app.command()(report)
 app.command()(compare)
 app.command()(verify)
+app.command()(tui)
 app.add_typer(results)
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from specprof.commands import narration, options
 from specprof.commands.chosen import check_models_are_here, chosen_k, chosen_pair, chosen_prompts
 from specprof.commands.narration import LOG, wants_color
 from specprof.commands.output import print_table, typed, write_document
+from specprof.commands.run_document import run_document
 from specprof.commands.sinks import JsonLines, Sink, TextStream, tee
 from specprof.data.prompts import Prompt
 from specprof.errors import CorrectnessError, UsageError
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
     from specprof.experiments.run import EncodedPrompt
     from specprof.profiling.comparison import Comparison
     from specprof.profiling.cost_model import CostCurve
-    from specprof.profiling.events import RunStarted
 
-SCHEMA = "specprof.run/1"
 COSTS_SCHEMA = "specprof.costs/1"
 DEFAULT_NUM_PROMPTS = 12
 
@@ -228,7 +227,14 @@ def run(
         differences=differences(ended[0]),
         seed=config.seed,
     )
-    document = _document(started, config, comparison, file)
+    document = run_document(
+        started,
+        comparison,
+        pair=config.pair.name,
+        caveats=config.caveats,
+        version=__version__,
+        events_file=None if file is None else file.path,
+    )
     if output is not None:
         write_document(output, document, kept=document["events_file"])
     if as_json:
@@ -342,20 +348,6 @@ def _report_costs(
     else:
         title, subtitle = _titles(config, arms)
         print_table(tables.render_costs(curve, title=title, subtitle=subtitle), color)
-
-
-def _document(started: RunStarted, config: RunConfig, comparison: Comparison, file: RunFile | None) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "specprof_version": __version__,
-        "run_id": started.run_id,
-        "pair": config.pair.name,
-        "caveats": list(config.caveats),
-        **comparison.to_dict(),
-        "config": started.config,
-        "machine": started.machine,
-        "events_file": None if file is None else str(file.path),
-    }
 
 
 def _print_table(comparison: Comparison, config: RunConfig, arms: Arms, color: str) -> None:

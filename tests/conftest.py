@@ -13,6 +13,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 from hypothesis import settings
 
+from snapshots import snapshot
+
+__all__ = ["snapshot"]  # a fixture of all tests
+
 # Timings vary on shared machines: a slow example is no failure. In CI the same examples are drawn every time.
 settings.register_profile("local", deadline=None)
 settings.register_profile("continuous", deadline=None, derandomize=True)
@@ -21,6 +25,7 @@ settings.load_profile("continuous" if os.environ.get("CI") else "local")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--wheel", metavar="FILE", help="check this wheel (test_packaging.py) instead of building one")
+    parser.addoption("--snapshot-update", action="store_true", help="draw the pictures in tests/snapshots anew")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,7 +117,7 @@ class Entries:
             temperature=parse_temperature(self.temperature),
             drafter=self.drafter,
             draft_layers=parse_layers(self.draft_layers) if self.drafter == LAYER_SKIP else None,
-            prompts=self.prompts or (self.prompts_file.strip() if self.prompt is None else PACKAGED),
+            prompts=self.prompts or (PACKAGED if self.prompt is not None else _as_path(self.prompts_file.strip())),
             prompt="" if self.prompts is not None or self.prompt is None else self.prompt,
         )
 
@@ -187,6 +188,11 @@ def parse_layers(text: str) -> int:
     if layers < 1:
         raise ValueError("Give 1 or more.")
     return layers
+
+
+def _as_path(name: str) -> str:
+    """A file beside us may have the name of a domain."""
+    return name if os.sep in name else os.path.join(os.curdir, name)
 
 
 def _name_problem(text: str, role: str) -> str | None:

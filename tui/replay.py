@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from specprof.errors import SpecprofError
@@ -12,7 +13,7 @@ from specprof.profiling.feed import Control, Failed, Going, Message, Texts
 
 SLOWEST, FASTEST = 0.25, 16.0
 """Paces that are kept to; others count as the nearest of them."""
-MOST_EVENTS = 4000
+MOST_EVENTS = 5000
 """That one reading gives: a screen that has fallen behind still draws, and hears keys, on its way."""
 
 
@@ -48,10 +49,9 @@ class Replay:
         self._texts: Texts | None = Texts(dict(texts))
         self._mode: Literal["running", "paused", "finished"] = "running"
         self._over = False
-        """Nothing will come any more, whatever is wanted."""
         self._looked_at: float | None = None
-        """The clock, at the first reading and ever since."""
-        self._rewind()
+        """The clock; it is first looked at when something is read."""
+        self._playing = self._from_the_beginning()
 
     def read(self) -> Sequence[Message]:
         """What is due since the last call, at most :data:`MOST_EVENTS` events of it; never waits."""
@@ -65,7 +65,7 @@ class Replay:
         messages += self._going()
         try:
             for _ in range(MOST_EVENTS):
-                event = self._take()
+                event = self._playing.take()
                 if event is None:
                     break
                 messages.append(event)
@@ -76,69 +76,88 @@ class Replay:
 
     def send(self, control: Control) -> None:
         """From now on; steps count while it is paused, and only then."""
-        self._let_time_pass()
+        if self._over:
+            return
+        if self._looked_at is not None:
+            self._let_time_pass()
         before, self._control = self._control, control
         if control.restarts > before.restarts:
-            self._rewind()
-        self._skips += max(0, control.skips - before.skips)
+            self._playing.events.close()
+            self._playing = self._from_the_beginning()
+        playing = self._playing
+        if control.paused and not before.paused:
+            playing.now = playing.shown  # what was due, and nobody has seen yet, is for afterwards
+        playing.skips += max(0, control.skips - before.skips)
         if control.paused:
-            self._steps += max(0, control.steps - before.steps)
+            playing.steps += max(0, control.steps - before.steps)
 
     def close(self) -> None:
         self._over = True
-        if isinstance(self._events, Generator):
-            self._events.close()  # and the file with it
+        self._playing.events.close()  # and the file with it
 
-    def _rewind(self) -> None:
-        if isinstance(self._events, Generator):
-            self._events.close()
-        self._events: Iterator[Event] = self._open()
-        self._next: Event | None = None
-        self._at_end = False
-        self._played = 0.0
-        """Seconds of the run that have passed by now, and those that have until the next event is due."""
-        self._due = 0.0
-        self._prompt: tuple[str, int] | None = None
-        self._skips = self._steps = 0
+    def _from_the_beginning(self) -> _Playing:
+        def events() -> Generator[Event, None, None]:  # which opens nothing before it is asked for something
+            yield from self._open()
+
+        return _Playing(events())
 
     def _let_time_pass(self) -> None:
         now = self._clock()
         if self._looked_at is not None and not self._control.paused:
-            self._played += (now - self._looked_at) * min(FASTEST, max(SLOWEST, self._control.pace))
+            self._playing.now += (now - self._looked_at) * min(FASTEST, max(SLOWEST, self._control.pace))
         self._looked_at = now
 
     def _going(self) -> list[Message]:
         """What has to be said of how it goes."""
         mode: Literal["running", "paused", "finished"] = "paused" if self._control.paused else "running"
-        if self._at_end:
+        if self._playing.at_end:
             mode = "finished"
         if mode == self._mode:
             return []
         self._mode = mode
         return [Going(mode)]
 
-    def _take(self) -> Event | None:
-        """The next event, if it is due."""
+
+@dataclass(slots=True)
+class _Playing:
+    """Once through a run, in seconds since its beginning."""
+
+    events: Generator[Event, None, None]
+    now: float = 0.0
+    shown: float = 0.0
+    """When the last event that was given was due."""
+    due: float = 0.0
+    """When the next one is."""
+    steps: int = 0
+    """Prefills and rounds to give although they are not due."""
+    skips: int = 0
+    """Prompts to leave for the next, whatever is due."""
+    at_end: bool = False
+    _next: Event | None = None
+    _prompt: tuple[str, int] | None = None
+
+    def take(self) -> Event | None:
+        """The next event, if it is due or asked for."""
         event = self._look_ahead()
         if event is None:
             return None
-        if self._due > self._played:
-            if self._skips == self._steps == 0:
-                return None
-            if not self._skips:
-                self._steps -= 1
-            self._played = self._due
+        if self.due > self.now:
+            if not self.skips:
+                if not self.steps:
+                    return None
+                self.steps -= 1
+            self.now = self.due
         if isinstance(event, Prefilled) and self._prompt != (prompt := (event.prompt_id, event.repetition)):
             self._prompt = prompt
-            self._skips = max(0, self._skips - 1)
-        self._next = None
+            self.skips = max(0, self.skips - 1)
+        self._next, self.shown = None, self.due
         return event
 
     def _look_ahead(self) -> Event | None:
         """The next event, due or not; None at the end."""
-        if self._next is None and not self._at_end:
-            self._next = next(self._events, None)
-            self._at_end = self._next is None
+        if self._next is None and not self.at_end:
+            self._next = next(self.events, None)
+            self.at_end = self._next is None
             if isinstance(self._next, Prefilled | Round):
-                self._due += self._next.seconds
+                self.due += self._next.seconds
         return self._next

@@ -177,6 +177,8 @@ class TuiState:
         self.acceptance = AcceptanceCounts(greedy=run.greedy if run else False)
         self.recent_accepted: deque[tuple[int, int]] = deque(maxlen=RECENT_ROUNDS)
         """Accepted and drafted of the latest complete rounds."""
+        self.measured_seconds = 0.0
+        """Of all prefills and rounds: the run's own time, in which no pause counts."""
         self.num_ended = 0
         """Generations."""
         self.num_interactive = 0
@@ -303,6 +305,7 @@ class TuiState:
         arm = self._arm(event)
         other = self.arms["AR" if arm.name == "SD" else "SD"]
         self.racing = other.decoding and other.generation is not None and other.generation.prompt_id == event.prompt_id
+        self.measured_seconds += event.seconds
         arm.num_generations += 1
         arm.reader = TokenReader(self._texts)
         arm.generation = Generation(event.prompt_id, event.repetition, arm.num_generations, event.seconds)
@@ -347,6 +350,7 @@ class TuiState:
     def _count(self, arm: Arm, event: Round, pieces: tuple[Piece, ...]) -> None:
         arm.transcript.add(Tokens(pieces, event))
         arm.times.add(event)
+        self.measured_seconds += event.seconds
         arm.latest.append(event)
         if arm.name == "SD":
             self.acceptance.observe(event)

@@ -282,19 +282,7 @@ class LocalWorker:
     def _cause_of_death(self) -> Died:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
-        status = self._process.returncode
-        if status is None:
-            return Died("crash", "the worker process hung up")
-        if status >= 0:
-            return Died("crash", f"the worker process ended with exit status {status}")
-        if -status == signal.SIGKILL:
-            if self._oom_kills is not None and self._oom_kills == oom_kills():
-                return Died("crash", "the worker process was killed (SIGKILL), though memory had not run out")
-            return Died(
-                "out of memory",
-                "the worker process was killed (SIGKILL), which the system does when memory runs out",
-            )
-        return Died("crash", f"the worker process was killed by {_signal_name(-status)}")
+        return cause_of_death(self._process.returncode, self._oom_kills, "the worker process")
 
     def _end(self, died: Died) -> Died:
         if self._ended is None:
@@ -420,6 +408,25 @@ def oom_kills(sources: Sequence[Path] = (Path("/proc/vmstat"), Path("/sys/fs/cgr
             found = re.search(r"^oom_kill (\d+)$", source.read_text(), re.MULTILINE)
             counts += [int(found[1])] if found else []
     return sum(counts) if counts else None
+
+
+def cause_of_death(status: int | None, oom_kills_before: int | None, who: str) -> Died:
+    """Why a process is gone.
+
+    Args:
+        status: as :attr:`subprocess.Popen.returncode`; None: it is not even gone.
+        oom_kills_before: of :func:`oom_kills`, when it was started.
+        who: what to call it.
+    """
+    if status is None:
+        return Died("crash", f"{who} hung up")
+    if status >= 0:
+        return Died("crash", f"{who} ended with exit status {status}")
+    if -status == signal.SIGKILL:
+        if oom_kills_before is not None and oom_kills_before == oom_kills():
+            return Died("crash", f"{who} was killed (SIGKILL), though memory had not run out")
+        return Died("out of memory", f"{who} was killed (SIGKILL), which the system does when memory runs out")
+    return Died("crash", f"{who} was killed by {_signal_name(-status)}")
 
 
 def _signal_name(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ class Observer:
     hindsight: bool = False
     """Greedy: one pass of the draft over each text says what it would have proposed at every place."""
 
-    def events(self, decoder: Decoder, request: Request) -> Iterator[Event]:
+    def events(self, decoder: Decoder, request: Request) -> Generator[Event, None, None]:
         """Decode one request; the events of the decoder, the last of them completed."""
         seen: set[int] = set()
         num_emitted = 0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -98,7 +97,29 @@ def measure(
         curve: kept with the run.
         command: that asked for it, kept as well.
     """
-    details = config.to_dict() | {
+    # Where the costs of other draft lengths are known, what they would have made of a text is worth a pass over it.
+    observer = Observer(text_of(arms.tokenizer), energy_meter(arms.target, arms.draft), hindsight=curve is not None)
+    details = run_details(config, arms, prompts, curve, command)
+    yield RunStarted(run_id, events.SCHEMA, details, machine.describe())
+    totals = RunTotals()
+    for repetition, prompt, decoders in turns(config, arms, prompts):
+        for decoder in decoders:
+            for event in observer.events(decoder, request_for(config, arms, prompt, repetition)):
+                totals.add(event)
+                yield event
+    width = arms.speculative.length.longest + 1
+    yield RunEnded(totals.peak_memory_bytes, differences(config, arms, prompts, totals, width))
+
+
+def run_details(
+    config: RunConfig,
+    arms: Arms,
+    prompts: Sequence[EncodedPrompt],
+    curve: CostCurve | None,
+    command: str | None,
+) -> dict[str, Any]:
+    """What the first line of a run says of what was asked for and loaded."""
+    return config.to_dict() | {
         "models": arms.describe(config.pair),
         "load_peak_memory_bytes": arms.load_peak_bytes,
         "vocabulary": None if arms.vocabulary is None else arms.vocabulary.to_dict(),
@@ -107,23 +128,53 @@ def measure(
         "prompts": [{"prompt_id": p.prompt.prompt_id, "domain": p.prompt.domain} for p in prompts],
         "command": command,
     }
-    # Where the costs of other draft lengths are known, what they would have made of a text is worth a pass over it.
-    observer = Observer(text_of(arms.tokenizer), energy_meter(arms.target, arms.draft), hindsight=curve is not None)
-    yield RunStarted(run_id, events.SCHEMA, details, machine.describe())
-    peak = 0
-    texts: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+
+
+def turns(
+    config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt]
+) -> Iterator[tuple[int, EncodedPrompt, tuple[Decoder, ...]]]:
+    """The generations of a run in their order: each repetition of each prompt, with the arms as they take turns."""
     for repetition in range(config.repetitions):
         for index, prompt in enumerate(prompts):
-            for decoder in _order(config, arms, index + repetition):
-                for event in observer.events(decoder, request_for(config, arms, prompt, repetition)):
-                    if isinstance(event, Prefilled | PromptEnded):
-                        peak = max(peak, event.peak_memory_bytes)
-                    if isinstance(event, Prefilled | Round):
-                        emitted = (event.first_token,) if isinstance(event, Prefilled) else event.emitted_tokens
-                        texts[event.prompt_id, event.repetition, event.decoder].extend(emitted)
-                    yield event
-    comparable = config.temperature == 0 and config.baseline and config.synthetic_acceptance is None
-    yield RunEnded(peak, tuple(_differences(config, arms, prompts, texts)) if comparable else ())
+            yield repetition, prompt, _order(config, arms, index + repetition)
+
+
+@dataclass(slots=True)
+class RunTotals:
+    """What the last line of a run says of all the others."""
+
+    peak_memory_bytes: int = 0
+    texts: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
+    """Tokens of each finished generation, by prompt, repetition and decoder."""
+    _begun: dict[tuple[str, int, str], list[int]] = field(default_factory=dict)
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Prefilled():
+                self.peak_memory_bytes = max(self.peak_memory_bytes, event.peak_memory_bytes)
+                self._begun[_generation(event)] = [event.first_token]
+            case Round():
+                self._begun[_generation(event)].extend(event.emitted_tokens)
+            case PromptEnded():
+                self.peak_memory_bytes = max(self.peak_memory_bytes, event.peak_memory_bytes)
+                self.texts[_generation(event)] = tuple(self._begun.pop(_generation(event)))
+
+
+def _generation(event: Prefilled | Round | PromptEnded) -> tuple[str, int, str]:
+    return event.prompt_id, event.repetition, event.decoder
+
+
+def differences(
+    config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], totals: RunTotals, width: int
+) -> tuple[dict[str, Any], ...]:
+    """Why greedy texts of the two arms differ: of each prompt where they do, the first place in any repetition.
+
+    Args:
+        width: tokens to a verify pass, the longest draft and one.
+    """
+    if config.temperature > 0 or not config.baseline or config.synthetic_acceptance is not None:
+        return ()
+    return tuple(_differences(config, arms, prompts, totals.texts, width))
 
 
 def _differences(
@@ -131,19 +182,18 @@ def _differences(
     arms: Arms,
     prompts: Sequence[EncodedPrompt],
     texts: Mapping[tuple[str, int, str], Sequence[int]],
+    width: int,
 ) -> Iterator[dict[str, Any]]:
-    """Why greedy texts of the two arms differ: of each prompt where they do, the first place in any repetition."""
-    width = arms.speculative.length.longest + 1
+    labels = (arms.speculative.label, arms.baseline.label)
     for prompt in prompts:
-        key = prompt.prompt.prompt_id
-        pairs = [
-            (texts[key, n, arms.speculative.label], texts[key, n, arms.baseline.label])
-            for n in range(config.repetitions)
-        ]
+        prompt_id = prompt.prompt.prompt_id
+        keys = [[(prompt_id, repetition, label) for label in labels] for repetition in range(config.repetitions)]
+        # A generation that was broken off has no text to compare.
+        pairs = [(texts[one], texts[other]) for one, other in keys if one in texts and other in texts]
         parted = [(position, *pair) for pair in pairs if (position := first_difference(*pair)) is not None]
         if parted:
             _, speculative, plain = min(parted)
-            found = diagnose(arms.target, key, prompt.ids, speculative, plain, width)
+            found = diagnose(arms.target, prompt_id, prompt.ids, speculative, plain, width)
             assert found is not None
             yield dataclasses.asdict(found)
 

@@ -14,7 +14,7 @@ from specprof.experiments.records import check_round, checked, parse_object
 from specprof.experiments.results import FILE_NAME
 from specprof.profiling.comparison import Comparison, Divergence, compare
 from specprof.profiling.cost_model import CostCurve
-from specprof.profiling.events import Event, Round, RunEnded, RunStarted
+from specprof.profiling.events import Event, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import BASELINE, GenerationResult, fold, title_of
 
 _EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
@@ -124,10 +124,9 @@ def read_run(path: Path) -> FinishedRun:
         ResourceError: it can't be read.
     """
     try:
-        events = _events(path)
-        started = next(events, None)
-        if not isinstance(started, RunStarted):
-            raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
+        events = run_events(path)
+        started = next(events)
+        assert isinstance(started, RunStarted)
         asked = Asked(**checked(Asked, started.config))
         if isinstance(asked.k, str) and asked.k != "auto":
             raise ValueError(f"k is {asked.k!r}, neither a number nor auto")
@@ -140,8 +139,31 @@ def read_run(path: Path) -> FinishedRun:
         return FinishedRun(started, asked, results, curve, differences(ends[-1]) if ends else (), bool(ends))
     except ValueError as error:
         raise UsageError(f"{path} is damaged, or no run: {error}", "name another, or measure again") from error
-    except OSError as error:
-        raise ResourceError(f"reading {path} failed: {error.strerror or error}", "check its permissions") from error
+
+
+def run_events(path: Path) -> Iterator[Event]:
+    """What happened in a run, read as it is asked for; the first is its :class:`RunStarted`. A torn last line (its
+    writer was stopped) is skipped.
+
+    Raises:
+        UsageError: the file is not a run, or is damaged; on the way, where it is.
+        ResourceError: it can't be read.
+    """
+    return _events(path)
+
+
+def run_token_texts(path: Path) -> dict[str, str]:
+    """What the tokens of a run stand for, by id, as far as it says.
+
+    Raises:
+        UsageError: the file is not a run, or is damaged in a place that has to be looked at.
+        ResourceError: it can't be read.
+    """
+    texts: dict[str, str] = {}
+    for event in _events(path, having=b"PromptEnded"):
+        if isinstance(event, PromptEnded) and event.token_texts:
+            texts.update(event.token_texts)
+    return texts
 
 
 def differences(ended: RunEnded) -> tuple[Divergence, ...]:
@@ -160,16 +182,31 @@ def _noting(ends: list[RunEnded], events: Iterator[Event]) -> Iterator[Event]:
         yield event
 
 
-def _events(path: Path) -> Iterator[Event]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield _event(line)
-            except ValueError as error:
-                if line.endswith(b"\n"):
-                    raise UsageError(
-                        f"line {number} of {path} is damaged: {error}", "name a run's file, or measure again"
-                    ) from error
+def _events(path: Path, having: bytes = b"") -> Iterator[Event]:
+    """The first, and of the others those whose lines have some bytes in them: most need not be made sense of."""
+    try:
+        with open(path, "rb") as file:
+            started = _read(path, 1, file.readline())
+            if not isinstance(started, RunStarted):
+                raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
+            yield started
+            for number, line in enumerate(file, start=2):
+                if having in line and (event := _read(path, number, line)) is not None:
+                    yield event
+    except OSError as error:
+        raise ResourceError(f"reading {path} failed: {error.strerror or error}", "check its permissions") from error
+
+
+def _read(path: Path, number: int, line: bytes) -> Event | None:
+    """None: it is torn."""
+    try:
+        return _event(line)
+    except ValueError as error:
+        if line.endswith(b"\n"):
+            raise UsageError(
+                f"line {number} of {path} is damaged: {error}", "name a run's file, or measure again"
+            ) from error
+    return None
 
 
 def _event(line: bytes) -> Event:

@@ -93,7 +93,7 @@ def serve(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for descriptor in (socket, lifeline):
         os.set_inheritable(descriptor, False)
-    _die_with_the_driver(lifeline)
+    die_with_the_driver(lifeline)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     connection, sending = Connection(socket), threading.Lock()
 
@@ -115,7 +115,7 @@ def serve(arguments: Sequence[str]) -> None:
         os._exit(0)  # the driver is gone: nobody waits for a tidy end
 
 
-def _die_with_the_driver(lifeline: int) -> None:
+def die_with_the_driver(lifeline: int) -> None:
     """End this process when the other end of the pipe is closed, which the kernel does for whoever held it."""
     if hasattr(fcntl, "F_SETSIG"):
         # Linux: the kernel kills us itself, also while native code holds the interpreter's lock.

@@ -200,6 +200,21 @@ def _nvml_meter(gpus: Sequence[str | int], nvml: Any, environ: Mapping[str, str]
     return EnergyMeter(f"nvml: {', '.join(counted)}", NVML_RESOLUTION_SECONDS, tuple(chosen.values()))
 
 
+def visible_gpu(index: int, nvml: Any, environ: Mapping[str, str] = os.environ) -> Any | None:
+    """NVML's handle of the GPU that CUDA calls ``index``; None where there is no telling.
+
+    Args:
+        nvml: a module like ``pynvml``.
+        environ: the environment CUDA was started in.
+    """
+    try:
+        nvml.nvmlInit()
+        installed = [_gpu(nvml, number) for number in range(nvml.nvmlDeviceGetCount())]
+        return _chosen(index, installed, environ).handle
+    except (nvml.NVMLError, _NoMeter):
+        return None
+
+
 def _gpu(nvml: Any, index: int) -> _Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     return _Gpu(nvml, handle, _bare(_text(nvml.nvmlDeviceGetUUID(handle))), _text(nvml.nvmlDeviceGetName(handle)))

@@ -1,0 +1,413 @@
+"""``specprof tui``: watch speculative decoding happen, live or once more."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from specprof import __version__
+from specprof.commands import narration, options
+from specprof.commands.choosing import Settings, flags_of, offer
+from specprof.commands.chosen import DEFAULT_PAIR, chosen_k
+from specprof.commands.narration import LOG
+from specprof.commands.output import make_directory, typed
+from specprof.commands.remembered import last_choice, remember
+from specprof.commands.run import DEFAULT_NUM_PROMPTS
+from specprof.commands.run_document import saved_run_document
+from specprof.data.prompts import DOMAINS
+from specprof.errors import SpecprofError, UsageError
+from specprof.experiments.config import DRAFTERS
+from specprof.profiling.feed import AUTO_K, Control
+from specprof.tui.choices import Choice, Offer
+
+if TYPE_CHECKING:
+    from specprof.profiling.feed import Failed, Feed
+    from specprof.tui.app import SpecprofApp
+
+SCHEMA = "specprof.tui/1"
+FPS = (1.0, 30.0)
+SPEED = (0.25, 16.0)
+
+_OF_A_REPLAY = frozenset({"replay", "speed", "fps", "theme", "results_dir", "as_json", "debug"})
+"""What can be asked of one."""
+_CHOSEN = frozenset({"pair", "draft", "target", "k", "temperature", "drafter", "draft_layers", "prompts", "prompt"})
+"""What the start screen asks for."""
+_LOG_RECORDS = 1000
+
+
+def tui(
+    context: typer.Context,
+    pair: options.Pair = None,
+    draft: options.Draft = None,
+    target: options.Target = None,
+    k: Annotated[
+        str | None,
+        typer.Option("-k", "--k", metavar="K", help="Tokens drafted per round; 0 is plain decoding; or auto."),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
+    drafter: Annotated[str | None, typer.Option("--drafter", help=f"{', '.join(DRAFTERS)}.")] = None,
+    draft_layers: options.DraftLayers = None,
+    draft_threshold: options.DraftThreshold = 0.0,
+    vocab_method: options.VocabMethod = "auto",
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE|DOMAIN",
+            help=f"A JSON, JSONL or text file, or packaged prompts: {', '.join(DOMAINS)}.",
+        ),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="A text to continue.")] = None,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--num-prompts", help=f"At most this many prompts. [default: {DEFAULT_NUM_PROMPTS} packaged, all own]"
+        ),
+    ] = None,
+    max_new_tokens: options.MaxNewTokens = 96,
+    reps: Annotated[int, typer.Option("--reps", help="Times each prompt is decoded by each arm.")] = 1,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    forward: options.Forward = "auto",
+    random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
+    synthetic_acceptance: Annotated[
+        float | None,
+        typer.Option("--synthetic-acceptance", metavar="A", help="Accept each draft token with probability A."),
+    ] = None,
+    revision: options.Revision = None,
+    offline: options.Offline = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    ignore_eos: options.IgnoreEos = False,
+    chat_template: options.ChatTemplate = "auto",
+    deterministic: options.Deterministic = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", help="CPU threads of the engine. [default: PyTorch's]")
+    ] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            "--replay", metavar="RUN", help="Show a run once more: as `specprof results list` has it, or its file."
+        ),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option("--speed", metavar="X", help="Of a replay: seconds that pass in one, 0.25 to 16.")
+    ] = 1.0,
+    fps: Annotated[float, typer.Option("--fps", help="Times a second that the screen is drawn, 1 to 30.")] = 10.0,
+    theme: Annotated[
+        str | None,
+        typer.Option("--theme", metavar="NAME", help="textual-dark, textual-light, ansi-dark, ansi-light, nord, ..."),
+    ] = None,
+    results_dir: options.ResultsDir = Path("results"),
+    no_save: Annotated[bool, typer.Option("--no-save", help="Keep no events.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the runs as one JSON document, once the screen is left.")
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Watch a draft propose tokens and the target accept or reject them, as they are measured.
+
+    With --pair, --target or --replay it starts at once; else a screen asks what to watch.
+
+    \b
+    specprof tui
+    specprof tui --pair tiny_dev --k 4 --temperature 0.8 --prompts code
+    specprof tui --replay 20261121-101500-7f3c --speed 0.5
+    specprof tui --json > runs.json
+    """
+    narration.set_up(detailed=False, quiet=False, as_json=False)
+    _check_screen_flags(context, fps, speed, replayed=replay is not None)
+    with ExitStack() as until_the_end:
+        kept_in: Path | None = results_dir
+        if no_save:
+            # The document is made of what is kept: for as long as that takes.
+            kept_in = Path(until_the_end.enter_context(tempfile.TemporaryDirectory())) if as_json else None
+        if replay is not None:
+            subject = _replayed(_run_file(replay, results_dir), speed)
+        else:
+            settings = Settings(
+                {
+                    "draft_threshold": draft_threshold,
+                    "vocab_method": vocab_method,
+                    "top_k": top_k,
+                    "top_p": top_p,
+                    "max_new_tokens": max_new_tokens,
+                    "seed": seed,
+                    "repetitions": reps,
+                    "device": device,
+                    "device_map": device_map,
+                    "forward": forward,
+                    "ignore_eos": ignore_eos,
+                    "deterministic": deterministic,
+                    "chat_template": chat_template,
+                    "random_weights": random_weights,
+                    "scale_layers": scale_layers,
+                    "synthetic_acceptance": synthetic_acceptance,
+                    "revision": revision,
+                    "offline": offline,
+                    "trust_remote_code": trust_remote_code,
+                },
+                dtype=dtype,
+                num_prompts=num_prompts,
+                threads=threads,
+                results_dir=kept_in,
+            )
+            if prompt is not None and prompts is not None:
+                raise UsageError("--prompt and --prompts exclude each other", "give a text, or a file")
+            chosen = {
+                "k": None if k is None else _number_of(chosen_k(k)),
+                "temperature": temperature,
+                "drafter": drafter,
+                "draft_layers": draft_layers,
+                "prompts": prompts,
+                "prompt": prompt,
+            }
+            asked = {name: value for name, value in chosen.items() if value is not None}
+            subject = _live(context, settings, asked, pair=pair, draft=draft, target=target)
+        app = _shown(subject, results_dir, reports=not no_save, fps=fps, theme=theme)
+        kept = [path for path in map(Path, app.kept) if path.is_file()]
+        if not no_save:
+            for path in kept:
+                LOG.info("events: %s", path)
+        if as_json:
+            runs = [saved_run_document(path, kept=not no_save) for path in subject.runs or kept]
+            print(json.dumps({"schema": SCHEMA, "specprof_version": __version__, "runs": runs}, indent=2))
+    if app.failure is not None:
+        if debug:
+            for line in app.failure.log_lines:
+                LOG.info("engine: %s", line)
+        raise _error(app.failure)
+    if app.return_code:
+        raise typer.Exit(app.return_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is shown."""
+
+    open_feed: Callable[[Choice], Feed]
+    offer: Offer
+    choice: Choice
+    start: bool
+    runs: tuple[Path, ...] = ()
+    """Files that are there already; none of a live run."""
+
+
+def _replayed(path: Path, speed: float) -> _Subject:
+    from specprof.experiments.saved_runs import run_events, run_token_texts
+    from specprof.tui.replay import Replay
+
+    next(run_events(path))  # it is a run
+
+    def open_feed(choice: Choice) -> Feed:
+        replay = Replay(lambda: run_events(path), run_token_texts(path), title=path.stem)
+        replay.send(Control(pace=choice.pace))
+        return replay
+
+    return _Subject(open_feed, Offer((), (), (), replay=True), Choice(pace=speed), start=True, runs=(path,))
+
+
+def _live(
+    context: typer.Context,
+    settings: Settings,
+    asked: dict[str, Any],
+    *,
+    pair: str | None,
+    draft: str | None,
+    target: str | None,
+) -> _Subject:
+    """An engine to watch; what can be refused without a screen is.
+
+    Args:
+        asked: of :class:`~specprof.tui.choices.Choice`, beside the models.
+    """
+    start = any(name is not None for name in (pair, draft, target))
+    if start:
+        choice = Choice(pair=pair, draft=draft, target=target, **asked)
+        settings.session(choice, None)
+    else:
+        choice = Choice(pair=DEFAULT_PAIR, **asked)
+        settings.run_config(choice)
+        if "prompt" in asked or "prompts" in asked:
+            settings.prompts(choice)
+        choice = replace(last_choice(choice), **asked)
+
+    def open_feed(choice: Choice) -> Feed:
+        from specprof.experiments.live import LiveFeed
+
+        command = typed(context) if start and choice == first else _command(context, choice)
+        session = settings.session(choice, command)
+        return LiveFeed(session, Control(k=choice.k, temperature=choice.temperature))
+
+    first = choice
+    return _Subject(open_feed, offer(), choice, start)
+
+
+def _shown(subject: _Subject, results_dir: Path, *, reports: bool, fps: float, theme: str | None) -> SpecprofApp:
+    """The app, after the screen was left.
+
+    Raises:
+        UsageError: there is no such theme, or no terminal.
+    """
+    from specprof.tui.app import SpecprofApp
+
+    app = SpecprofApp(
+        subject.open_feed,
+        subject.offer,
+        subject.choice,
+        start=subject.start,
+        save_report=(lambda path: _save_report(path, results_dir)) if reports else None,
+        remember=(lambda _: None) if subject.offer.replay else remember,
+        directory=results_dir,
+        fps=fps,
+        theme=theme,
+    )
+    if theme is not None and theme not in app.available_themes:
+        raise UsageError(f"there is no theme {theme!r}", f"themes: {', '.join(app.available_themes)}")
+    _check_terminal()
+    with _terminal_to_itself():
+        try:
+            app.run()
+        finally:
+            app.end()
+    return app
+
+
+def _check_screen_flags(context: typer.Context, fps: float, speed: float, *, replayed: bool) -> None:
+    for flag, value, (least, most) in (("--fps", fps, FPS), ("--speed", speed, SPEED)):
+        if not least <= value <= most:
+            raise UsageError(f"{flag} {value:g} is not in {least:g} to {most:g}", "choose a number in between")
+    given = _given(context)
+    if not replayed and "speed" in given:
+        raise UsageError("--speed needs --replay", "an engine is as fast as it is; a replay has a speed")
+    for name, words in given.items():
+        if replayed and name not in _OF_A_REPLAY:
+            raise UsageError(f"{words[0]} does not apply to --replay", "a replay shows what was measured: leave it out")
+
+
+def _given(context: typer.Context) -> dict[str, list[str]]:
+    """What was typed on the command line, by parameter, in one spelling."""
+    given = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name is not None:
+            value = context.params[parameter.name]
+            given[parameter.name] = [parameter.opts[-1]] + ([] if value is True else [str(value)])
+    return given
+
+
+def _command(context: typer.Context, choice: Choice) -> str:
+    """The command line that leads to a choice at once."""
+    others = [words for name, words in _given(context).items() if name not in _CHOSEN]
+    return shlex.join(["specprof", "tui", *flags_of(choice), *(word for words in others for word in words)])
+
+
+def _number_of(k: int | Literal["auto"]) -> int:
+    if k == "auto":
+        return AUTO_K
+    if k < 0:
+        raise UsageError(f"k = {k} is negative", "k is the number of tokens drafted per round, 0 or more; or auto")
+    return k
+
+
+def _run_file(name: str, directory: Path) -> Path:
+    """The file of a run.
+
+    Raises:
+        UsageError: there is none of that name, or several.
+    """
+    for path in (Path(name), directory / f"{name}.jsonl"):
+        if path.is_file():
+            return path
+    from specprof.commands.results import named
+    from specprof.experiments.saved_runs import SavedRun
+
+    _, found = named(name, directory)
+    if not isinstance(found, SavedRun):
+        raise UsageError(f"{name} is a cell of a sweep, not a run", "name a run: `specprof results list` has them last")
+    return found.path
+
+
+def _check_terminal() -> None:
+    """Raise UsageError unless there is a terminal to draw on, and one to type on."""
+    hint = "for pipes, files and jobs there is `specprof run`"
+    for stream, what in ((sys.stdin, "standard input"), (sys.stderr, "standard error, where it is drawn,")):
+        if not stream.isatty():
+            raise UsageError(f"this needs a terminal, and {what} is none", hint)
+    if os.environ.get("TERM") == "dumb":
+        raise UsageError("this needs a terminal that can place text, and TERM is dumb", hint)
+
+
+@contextmanager
+def _terminal_to_itself() -> Iterator[None]:
+    """Nothing but the screen is written to the terminal meanwhile; what was to be said is said afterwards."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    waiting = [MemoryHandler(_LOG_RECORDS, logging.CRITICAL + 1, handler) for handler in handlers]
+    stdout = sys.__stdout__
+    with ExitStack() as afterwards:
+        for handler in waiting:
+            afterwards.callback(handler.close)  # which says it all
+        afterwards.callback(setattr, root, "handlers", handlers)
+        root.handlers[:] = waiting
+        if stdout is not None and sys.__stderr__ is not None and not stdout.isatty():
+            # The screen is drawn on standard error, but Textual asks standard output how large it is.
+            sys.stdout.flush()
+            number = stdout.fileno()
+            document = os.dup(number)
+            afterwards.callback(os.close, document)
+            afterwards.callback(os.dup2, document, number)
+            os.dup2(sys.__stderr__.fileno(), number)
+        yield
+
+
+def _save_report(run: Path, directory: Path) -> list[Path]:
+    """Report on a run, in a process of its own: figures are large, and slow to draw.
+
+    Raises:
+        SpecprofError: what that process said.
+    """
+    make_directory(directory)
+    paths = [directory / f"{run.stem}{ending}" for ending in (".html", ".md")]
+    command = [sys.executable, "-P", "-m", "specprof", "report", str(run.resolve())]
+    done = subprocess.run(
+        [*command, "--html", str(paths[0]), "--md", str(paths[1]), "--quiet"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if done.returncode == 0:
+        return paths
+    said = dict(line.split(":", 1) for line in done.stderr.splitlines() if line.startswith(("error:", "hint:")))
+    last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+    raise _of_kind(done.returncode, said.get("error", last).strip(), said.get("hint", "try `specprof report`").strip())
+
+
+def _error(failure: Failed) -> SpecprofError:
+    return _of_kind(failure.exit_code, failure.message, failure.hint)
+
+
+def _of_kind(exit_code: int, message: str, hint: str) -> SpecprofError:
+    kinds = {kind.exit_code: kind for kind in SpecprofError.__subclasses__()}
+    return kinds.get(exit_code, SpecprofError)(message, hint)

@@ -1,0 +1,144 @@
+"""Lines of a panel: words, signs and bars that fit into a width, drawn with characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from textual.content import Content
+
+Part = tuple[str, str]
+"""Words and their style; the style's colours are the theme's."""
+Line = list[Part]
+
+MUTED = "$foreground-muted"
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """What is drawn with; one set for terminals that know no more than ASCII."""
+
+    full: str
+    """A cell of a bar."""
+    parts: str
+    """Parts of a cell, growing."""
+    rest: str
+    """A cell of a bar's track."""
+    levels: str
+    """Of a sparkline."""
+    ellipsis: str
+    separator: str
+    running: str
+    paused: str
+    finished: str
+    replay: str
+    failed: str
+    loading: str
+    accepted: str
+    rejected: str
+    hidden: str
+    """Of a number that is only known in a later stage, and of a token that nobody judged."""
+
+
+UNICODE = Glyphs(
+    full="█",
+    parts="▏▎▍▌▋▊▉",
+    rest=" ",
+    levels="▁▂▃▄▅▆▇█",
+    ellipsis="…",
+    separator=" · ",
+    running="●",
+    paused="⏸",
+    finished="■",
+    replay="⟲",
+    failed="✗",
+    loading="…",
+    accepted="✓",
+    rejected="✗",
+    hidden="·",
+)
+ASCII = Glyphs(
+    full="#",
+    parts="",
+    rest=" ",
+    levels="_.-=*#",
+    ellipsis="~",
+    separator=" | ",
+    running=">",
+    paused="=",
+    finished="#",
+    replay="@",
+    failed="x",
+    loading="~",
+    accepted="+",
+    rejected="x",
+    hidden=".",
+)
+
+
+def bar(share: float, width: int, glyphs: Glyphs) -> str:
+    """As wide as asked; the share, within 0 and 1, is drawn to an eighth of a cell where there are characters for it.
+
+    Something is never drawn as nothing.
+    """
+    steps = len(glyphs.parts) + 1
+    filled = round(min(1.0, max(0.0, share)) * width * steps)
+    if share > 0 and not filled and width:
+        filled = 1
+    whole, part = divmod(filled, steps)
+    return (glyphs.full * whole + (glyphs.parts[part - 1] if part else "")).ljust(width, glyphs.rest)
+
+
+def sparkline(shares: Sequence[float], glyphs: Glyphs) -> str:
+    """A cell for each share, within 0 and 1."""
+    top = len(glyphs.levels) - 1
+    return "".join(glyphs.levels[round(min(1.0, max(0.0, share)) * top)] for share in shares)
+
+
+def cut(text: str, width: int, glyphs: Glyphs) -> str:
+    """No wider than the width, in cells; an ellipsis says that something is left out."""
+    if cell_len(text) <= width:
+        return text
+    room = width - cell_len(glyphs.ellipsis)
+    return set_cell_size(text, room).rstrip() + glyphs.ellipsis if room >= 0 else ""
+
+
+def column(text: str, width: int, glyphs: Glyphs) -> str:
+    """:func:`cut`, and filled up."""
+    return set_cell_size(cut(text, width, glyphs), width)
+
+
+def line_width(line: Line) -> int:
+    return sum(cell_len(text) for text, _ in line)
+
+
+def flow(segments: Sequence[Line], width: int, glyphs: Glyphs) -> list[Line]:
+    """Segments one after another, in as few lines as hold them; none is broken."""
+    lines: list[Line] = []
+    for segment in segments:
+        if lines and line_width(lines[-1]) + cell_len(glyphs.separator) + line_width(segment) <= width:
+            lines[-1] = [*lines[-1], (glyphs.separator, MUTED), *segment]
+        else:
+            lines.append(list(segment))
+    return lines
+
+
+def wrapped(text: str, width: int, style: str = "") -> list[Line]:
+    """A sentence in lines, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [[(line, style)] for line in lines]
+
+
+def content(lines: Sequence[Line], width: int, height: int) -> Content:
+    """What fits; lines that are too wide are cut off."""
+    drawn = [
+        Content.assemble(*((text, style) if style else text for text, style in line)).truncate(width)
+        for line in lines[:height]
+    ]
+    return Content("\n").join(drawn)
