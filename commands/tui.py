@@ -46,6 +46,7 @@ _OF_A_REPLAY = frozenset({"replay", "speed", "fps", "theme", "results_dir", "as_
 _CHOSEN = frozenset({"pair", "draft", "target", "k", "temperature", "drafter", "draft_layers", "prompts", "prompt"})
 """What the start screen asks for."""
 _LOG_RECORDS = 1000
+_CANDIDATES = 6
 
 
 def tui(
@@ -336,13 +337,24 @@ def _run_file(name: str, directory: Path) -> Path:
     for path in (Path(name), directory / f"{name}.jsonl"):
         if path.is_file():
             return path
-    from specprof.commands.results import named
-    from specprof.experiments.saved_runs import SavedRun
+    from specprof.experiments.saved_runs import saved_runs
 
-    _, found = named(name, directory)
-    if not isinstance(found, SavedRun):
-        raise UsageError(f"{name} is a cell of a sweep, not a run", "name a run: `specprof results list` has them last")
-    return found.path
+    runs = saved_runs(directory)
+    found = [run for run in runs if name and run.run_id.startswith(name)]
+    if len(found) == 1:
+        return found[0].path
+    if found:
+        raise UsageError(f"{name!r} fits {len(found)} runs", f"name one: {_some([run.run_id for run in found])}")
+    hint = (
+        f"there are: {_some([run.run_id for run in runs])}" if runs else "make one with `specprof run`, or name a file"
+    )
+    raise UsageError(f"there is no run {name!r} in {directory}", hint)
+
+
+def _some(names: list[str]) -> str:
+    """The newest of them."""
+    more = len(names) - _CANDIDATES
+    return ", ".join(names[: -_CANDIDATES - 1 : -1]) + (f" and {more} more" if more > 0 else "")
 
 
 def _check_terminal() -> None:

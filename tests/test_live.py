@@ -173,6 +173,13 @@ def everything(feed: LiveFeed) -> list[Message]:
     return messages
 
 
+def failure(feed: LiveFeed) -> Failed:
+    """What it ends with."""
+    failed = everything(feed)[-1]
+    assert isinstance(failed, Failed)
+    return failed
+
+
 # --- what is decoded
 
 
@@ -323,7 +330,7 @@ def test_another_temperature_holds_from_the_next_generation_on(screen: Screen) -
     screen.until_mode("paused")
     screen.step(2)
     screen.send(temperature=0.8)
-    assert len(screen.step(NEW_TOKENS - 2)) == NEW_TOKENS - 2, "the generation goes on as it is"
+    assert len(screen.step(NEW_TOKENS - 3)) == NEW_TOKENS - 3, "the generation goes on as it is"
     screen.send(paused=False)
     messages = screen.until_mode("finished")
     (started,) = of_type(messages, RunStarted)
@@ -414,9 +421,9 @@ def test_stopping_ends_the_file_and_k_can_choose_itself(results: Path) -> None:
 def test_a_load_that_fails_says_why(tmp_path: Path) -> None:
     missing = str(tmp_path / "nothing")
     feed = LiveFeed(session(pair=ModelPair("own", missing, missing)), Control(k=2))
-    failed = everything(feed)[-1]
+    failed = failure(feed)
     feed.close()
-    assert isinstance(failed, Failed) and failed.exit_code == 3
+    assert failed.exit_code == 3
     assert missing in failed.message and failed.hint
 
 
@@ -487,16 +494,14 @@ def test_a_killed_engine_says_so_once() -> None:
 )
 def test_how_an_engine_died(command: str, exit_code: int, words: str) -> None:
     with toy(command) as feed:
-        failed = everything(feed)[-1]
-        assert isinstance(failed, Failed)
+        failed = failure(feed)
         assert failed.exit_code == exit_code and words in failed.message
 
 
 def test_the_last_words_of_an_engine_are_kept() -> None:
     lines = [f"line {n}" for n in range(30)]
     with toy("say " + "\n".join([*lines, "10%\r20%\r30%\r", "\udcff and no end"])) as feed:
-        failed = everything(feed)[-1]
-    assert isinstance(failed, Failed)
+        failed = failure(feed)
     assert failed.log_lines == (*lines[-18:], "30%", "\ufffd and no end")
 
 
@@ -574,10 +579,10 @@ def test_a_control_page_is_seen_by_both() -> None:
     assert theirs.read() == control
     ours.write(Control())
     assert theirs.read() == Control()
-    assert not theirs.stopped and not ours.has_begun
+    assert (theirs.stopped, ours.has_begun) == (False, False)
     ours.stop()
     theirs.begin()
-    assert theirs.stopped and ours.has_begun
+    assert (theirs.stopped, ours.has_begun) == (True, True)
     for page in (ours, theirs, ours):
         page.close()
 

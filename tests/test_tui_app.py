@@ -397,7 +397,7 @@ def test_pages_over_the_main_screen(key: str, screen: type[Any]) -> None:
     watch(script)
 
 
-def test_keys_before_there_is_anything_to_show() -> None:
+def test_keys_before_there_is_anything_to_show(tmp_path: Path) -> None:
     async def script(s: Session) -> None:
         await s.say(*told(RUN)[:2])
         assert isinstance(s.app.screen, WatchScreen)
@@ -406,7 +406,7 @@ def test_keys_before_there_is_anything_to_show() -> None:
             while not isinstance(s.app.screen, WatchScreen):
                 await s.press("escape")
 
-    watch(script, directory=Path("pictures"))
+    watch(script, directory=tmp_path)
 
 
 def test_copying_a_round() -> None:
@@ -578,16 +578,16 @@ def test_dropped_rounds_are_told() -> None:
 
 def test_a_flood_stays_bounded_and_responsive() -> None:
     def flood() -> Iterator[list[Message]]:
-        events = sample_run(2, num_tokens=400)
+        events = sample_run(2, num_tokens=200)
         yield told(events)
         beginning = [event for event in events if isinstance(event, Prefilled | Round)]
-        for _ in range(60):
+        for _ in range(24):
             yield list(beginning)
 
     async def script(s: Session) -> None:
         source = flood()
         await s.say(*next(source))
-        for _ in range(20):
+        for _ in range(12):
             await s.say(*next(source))
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()

@@ -67,9 +67,9 @@ RUN: list[Event] = [
     round_of("b", 0),  # 5
     round_of("b", 1),  # 5.5
     ended("b"),
-    prefilled("a", repetition=1),  # 6.5
-    round_of("a", 0, repetition=1),  # 7
-    ended("a", repetition=1),
+    prefilled("b", repetition=1),  # 6.5
+    round_of("b", 0, repetition=1),  # 7
+    ended("b", repetition=1),
     RunEnded(0),
 ]
 LENGTH = 7.0
@@ -81,13 +81,17 @@ class Player:
 
     def __init__(self, events: Sequence[Event] = RUN) -> None:
         self.now = 1000.0
-        self.opened = self.closed = 0
+        self.opened: list[Iterator[Event]] = []
+        self.closed = 0
         self.control = Control()
         self.events = events
         self.replay: Feed = Replay(self.opening, TEXTS, clock=lambda: self.now)
 
     def opening(self) -> Iterator[Event]:
-        self.opened += 1
+        self.opened.append(self.reading())  # kept, so that what is not closed stays open
+        return self.opened[-1]
+
+    def reading(self) -> Iterator[Event]:
         try:
             yield from self.events
         finally:
@@ -184,7 +188,7 @@ def test_what_nobody_has_seen_yet_waits_for_the_end_of_the_pause() -> None:
 def test_paused_from_the_start() -> None:
     player = Player()
     player.want(paused=True)
-    assert player.after(0) == [Texts(TEXTS), Going("paused"), STARTED]
+    assert player.after(0) == [Texts(TEXTS), Going("paused"), STARTED, Going("paused")]
     assert player.after(10) == []
 
 
@@ -273,7 +277,7 @@ def test_from_the_beginning_again(seconds: float) -> None:
     player.want(restarts=1)
     assert player.closed == 1
     assert player.after(0.5) == [*([Going("running")] if finished else []), STARTED]
-    assert player.opened == 2
+    assert len(player.opened) == 2
     assert player.after(LENGTH - 0.5) == [*RUN[1:], FINISHED]
 
 
@@ -282,9 +286,9 @@ def test_what_was_asked_for_before_is_over_with_a_restart() -> None:
     player.want(paused=True, steps=100, skips=100)
     assert FINISHED in player.after(0)
     player.want(restarts=1)
-    assert player.after(0) == [Going("paused"), STARTED]
+    assert player.after(0) == [Going("paused"), STARTED, Going("paused")]
     player.want(restarts=2, steps=101)
-    assert player.after(0) == RUN[:2]
+    assert player.after(0) == [*RUN[:2], Going("paused")], "who sees a run start takes it for going on"
 
 
 def test_how_it_was_decoded_is_over() -> None:
@@ -387,7 +391,7 @@ def test_a_run_that_is_gone_fails_when_it_is_read(tmp_path: Path) -> None:
 
 def test_closing() -> None:
     player = Player()
-    assert player.opened == 0, "nothing is read before it is asked for"
+    assert not player.opened, "nothing is read before it is asked for"
     player.begun()
     assert player.closed == 0
     player.replay.close()
@@ -395,7 +399,7 @@ def test_closing() -> None:
     player.replay.close()
     player.want(restarts=1)
     assert player.after(LENGTH) == []
-    assert (player.opened, player.closed) == (1, 1)
+    assert (len(player.opened), player.closed) == (1, 1)
 
 
 def test_closing_lets_go_of_the_file(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
+from specprof.profiling.signs import visible
+from specprof.tui import lines as stream
+from specprof.tui.page import MUTED, VERDICT_SIGNS
+
 Part = tuple[str, str]
 """Words and their style; the style's colours are the theme's."""
 Line = list[Part]
-
-MUTED = "$foreground-muted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Glyphs:
     rejected: str
     hidden: str
     """Of a number that is only known in a later stage, and of a token that nobody judged."""
+    text: stream.Signs
+    """As in the text that is generated."""
 
 
 UNICODE = Glyphs(
@@ -54,9 +58,10 @@ UNICODE = Glyphs(
     replay="⟲",
     failed="✗",
     loading="…",
-    accepted="✓",
-    rejected="✗",
-    hidden="·",
+    accepted=VERDICT_SIGNS["accepted"],
+    rejected=VERDICT_SIGNS["rejected"],
+    hidden=VERDICT_SIGNS["not judged"],
+    text=stream.FANCY,
 )
 ASCII = Glyphs(
     full="#",
@@ -71,9 +76,10 @@ ASCII = Glyphs(
     replay="@",
     failed="x",
     loading="~",
-    accepted="+",
+    accepted="v",
     rejected="x",
     hidden=".",
+    text=stream.ASCII,
 )
 
 
@@ -102,6 +108,16 @@ def cut(text: str, width: int, glyphs: Glyphs) -> str:
         return text
     room = width - cell_len(glyphs.ellipsis)
     return set_cell_size(text, room).rstrip() + glyphs.ellipsis if room >= 0 else ""
+
+
+def inline(text: str, glyphs: Glyphs) -> str:
+    """On one line, with everything to be seen."""
+    return visible(text).replace("\n", glyphs.text.newline).replace("\t", glyphs.text.tab)
+
+
+def quoted(token: str, glyphs: Glyphs) -> str:
+    """A token, so that the spaces at its ends can be seen."""
+    return f'"{inline(token, glyphs)}"' if token else glyphs.text.empty
 
 
 def column(text: str, width: int, glyphs: Glyphs) -> str:

@@ -52,11 +52,11 @@ class _Page(ModalScreen[None]):
         border-title-color: $text;
         border-subtitle-color: $text-muted;
         background: $surface;
-        padding: 0 1 0 2;
+        padding-left: 2;
         scrollbar-gutter: stable;
         scrollbar-size-vertical: 1;
     }
-    _Page _Text { width: 1fr; min-height: 1; }
+    _Page _Text { width: 1fr; min-height: 1; padding-right: 1; }
     """
     BINDINGS = [Binding("escape,q", "dismiss", "close")]  # noqa: RUF012  # Textual's own type
 
@@ -70,7 +70,8 @@ class _Page(ModalScreen[None]):
             yield _Text(self._build)
 
     def on_click(self, event: events.Click) -> None:
-        if event.widget is self:
+        under, _ = self.get_widget_at(event.screen_x, event.screen_y)
+        if under is self:
             self.dismiss()
 
 

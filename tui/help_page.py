@@ -117,7 +117,7 @@ def help_page(width: int) -> Content:
 
 
 def _keys(title: str, keys: tuple[tuple[tuple[str, ...], str], ...], width: int) -> Content:
-    rows = [(plain(" ".join(shown).rjust(7), "bold $text-accent"), words) for shown, words in keys]
+    rows = [(plain(" ".join(shown).rjust(7), "bold"), words) for shown, words in keys]
     return lines(heading(title), columns(("", ""), rows, width=width))
 
 

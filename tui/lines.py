@@ -213,8 +213,11 @@ class Lines:
             text, cells = "", 0
             for glyph, size in _glyphs(paragraph.replace("\t", self.signs.tab)):
                 if cells + size > room:
-                    lines.append((text, False))
-                    text, cells = "", 0
+                    # Between words, if that leaves more than half of the line.
+                    at = text.rfind(" ", len(text) // 2) + 1 or len(text)
+                    lines.append((text[:at], False))
+                    text = text[at:]
+                    cells = cell_len(text)
                 text, cells = text + glyph, cells + size
             lines.append((text, index < len(paragraphs) - 1))
         if lines[-1] == ("", False):

@@ -16,7 +16,6 @@ from specprof.profiling.pieces import KIND_WORDS
 from specprof.profiling.statistics import FEWEST_PAIRS
 from specprof.tui.bars import (
     ASCII,
-    MUTED,
     UNICODE,
     Glyphs,
     Line,
@@ -26,14 +25,15 @@ from specprof.tui.bars import (
     content,
     cut,
     flow,
+    inline,
     line_width,
+    quoted,
     sparkline,
     wrapped,
 )
+from specprof.tui.page import DASH, MUTED, VERDICT_STYLES, number, prob, times
 from specprof.tui.rounds import Position, RoundView
 from specprof.tui.state import RECENT_ROUNDS, Arm, ArmName, PhaseTimes, RunFacts, TuiState
-
-DASH = "-"
 
 PHASES: tuple[Literal["draft", "verify", "sample", "overhead"], ...] = ("draft", "verify", "sample", "overhead")
 _PHASE_STYLES = {
@@ -74,6 +74,7 @@ class Panel(Static):
         super().__init__(Content(), id=id, classes=classes, markup=False)
         self.glyphs = ASCII if ascii else UNICODE
         self.set_class(ascii, "-ascii")
+        self._titles = ("", "")
         self._drawn: object = None
         self._draw: _Draw | None = None
 
@@ -96,9 +97,9 @@ class Panel(Static):
 
     def entitle(self, title: str, subtitle: str = "") -> None:
         """What the frame says; never markup."""
-        # A frame's title is compared as text: setting it paints the whole panel again.
-        if (title, subtitle) != getattr(self, "_entitled", None):
-            self._entitled = (title, subtitle)
+        # Setting a title paints the whole panel again, also if it is the same.
+        if (title, subtitle) != self._titles:
+            self._titles = (title, subtitle)
             self.border_title = Content(title)
             self.border_subtitle = Content(subtitle)
 
@@ -227,7 +228,7 @@ class RoundPanel(Panel):
             self.entitle("Round")
             self.present(None, lambda width, _: wrapped("no round yet: nothing has been drafted", width, MUTED))
             return
-        of = f" of {_inline(shown.round.prompt_id)}" if shown.round.prompt_id else ""
+        of = f" of {inline(shown.round.prompt_id, self.glyphs)}" if shown.round.prompt_id else ""
         stage = f", {shown.stage}" if state.stepping else ""
         self.entitle(f"Round {shown.round.index + 1}{of}{stage}", shown.headline)
         model_drafts = state.run is None or state.run.drafter == "model"
@@ -287,17 +288,18 @@ class _Table:
 
     def row(self, position: Position) -> Line:
         judged = self.stage != "decision" or position.verdict != "not judged"
-        token = column(_quoted(position.text), self.token_width, self.glyphs)
+        token = column(quoted(position.text, self.glyphs), self.token_width, self.glyphs)
         line: Line = [(f"{position.number:>{self.number_width}} ", MUTED), (token, "bold" if judged else MUTED)]
         line += [
             (f" {self._number(name, position):>{_NUMBER_WIDTH}}", "" if judged else MUTED) for name in self.numbers
         ]
         if self.stage != "decision":
             return line
-        sign, style = {
-            "accepted": (self.glyphs.accepted, "$text-success"),
-            "rejected": (self.glyphs.rejected, "bold $text-error"),
-            "not judged": (self.glyphs.hidden, MUTED),
+        style = VERDICT_STYLES[position.verdict]
+        sign = {
+            "accepted": self.glyphs.accepted,
+            "rejected": self.glyphs.rejected,
+            "not judged": self.glyphs.hidden,
         }[position.verdict]
         line.append((f" {sign}", style))
         if self.has_words:
@@ -308,12 +310,12 @@ class _Table:
 
     def _number(self, name: str, position: Position) -> str:
         if name == "draft":
-            return _probability(position.draft_prob)
+            return prob(position.draft_prob)
         if self.stage == "draft" or (name == "u" and self.stage == "verify"):
             return self.glyphs.hidden
         if name == "target":
-            return _probability(position.target_prob)
-        return _probability(position.ratio if name == "ratio" else position.uniform)
+            return prob(position.target_prob)
+        return prob(position.ratio if name == "ratio" else position.uniform)
 
 
 def _last_line(shown: RoundView, width: int, glyphs: Glyphs) -> list[Line]:
@@ -321,11 +323,12 @@ def _last_line(shown: RoundView, width: int, glyphs: Glyphs) -> list[Line]:
     if shown.stage != "decision" or shown.last is None:
         return []
     kind = shown.last.kind
-    sign, style = ("+", "bold $text-accent") if kind == "bonus" else (">", "bold $text-warning")
-    probability = "" if shown.last.target_prob is None else f" {_probability(shown.last.target_prob)}"
+    sign = glyphs.text.bonus if kind == "bonus" else glyphs.text.corrected
+    style = "bold $text-accent" if kind == "bonus" else "bold $text-warning"
+    probability = "" if shown.last.target_prob is None else f" {prob(shown.last.target_prob)}"
     name = {"plain": "target's token", "corrected": "corrected token"}.get(kind, KIND_WORDS[kind])
     before = f"{sign} {name} "
-    token = cut(_quoted(shown.last.text), max(1, width - cell_len(before) - len(probability)), glyphs)
+    token = cut(quoted(shown.last.text, glyphs), max(1, width - cell_len(before) - len(probability)), glyphs)
     return [[(before, style), (token, "bold"), (probability, "")]]
 
 
@@ -401,8 +404,8 @@ def _acceptance_lines(state: TuiState, width: int, height: int, glyphs: Glyphs) 
     head = flow(
         [
             [(_percent(counts.draft_acceptance_rate), "bold"), (" accepted", "")],
-            [(_fixed(counts.mean_acceptance_length), "bold"), (" tokens per round", "")],
-            [("alpha ", MUTED), (_fixed(counts.alpha), "")],
+            [(number(counts.mean_acceptance_length), "bold"), (" tokens per round", "")],
+            [("alpha ", MUTED), (number(counts.alpha), "")],
             [(counted(counts.num_spec_steps, "round"), MUTED)],
         ],
         width,
@@ -421,11 +424,11 @@ def _acceptance_lines(state: TuiState, width: int, height: int, glyphs: Glyphs) 
     return [*head, *rows, lately]
 
 
-def _position_line(number: int, rate: float, if_reached: float | None, width: int, glyphs: Glyphs) -> Line:
+def _position_line(position: int, rate: float, if_reached: float | None, width: int, glyphs: Glyphs) -> Line:
     conditional = f"  {_percent(if_reached):>5} if reached" if width >= 36 else ""
     room = max(1, width - 3 - 6 - len(conditional))
     return [
-        (f"{number:>2} ", MUTED),
+        (f"{position:>2} ", MUTED),
         (bar(rate, room, glyphs), "$text-success"),
         (f" {_percent(rate):>5}", ""),
         (conditional, MUTED),
@@ -479,8 +482,8 @@ def _last(rounds: int) -> str:
     return f"last {min(rounds, RECENT_ROUNDS) or RECENT_ROUNDS}"
 
 
-def _per_round(times: PhaseTimes, what: Literal["draft", "verify", "sample", "overhead", "seconds"]) -> float | None:
-    return getattr(times, what) / times.rounds if times.rounds else None
+def _per_round(phases: PhaseTimes, what: Literal["draft", "verify", "sample", "overhead", "seconds"]) -> float | None:
+    return getattr(phases, what) / phases.rounds if phases.rounds else None
 
 
 class SpeedPanel(Panel):
@@ -539,9 +542,9 @@ def _speedup_segments(speedup: Speedup | None) -> list[Line]:
 
 def _prediction_segments(costs: Costs | None) -> list[Line]:
     predicted = None if costs is None else costs.speedup_predicted_with_ar_overhead
-    segments: list[Line] = [[("predicted ", MUTED), (_times(predicted), "")]]
+    segments: list[Line] = [[("predicted ", MUTED), (times(predicted), "")]]
     if costs is not None and costs.best_k is not None:
-        best = _times(costs.best_k_speedup_predicted) if costs.best_k else "plain decoding"
+        best = times(costs.best_k_speedup_predicted) if costs.best_k else "plain decoding"
         segments.append([("best K ", MUTED), (f"{costs.best_k} ({best})", "")])
     return segments
 
@@ -589,9 +592,9 @@ def _device_lines(name: str, device: Device | None, width: int, glyphs: Glyphs) 
         [("busy ", MUTED), (_percent(share), "")],
         [("power ", MUTED), (DASH if device.watts is None else f"{device.watts:.0f} W", "")],
     ]
-    if used is not None and total:
+    if used is not None and total and width >= 32:
         segments[0].append((f" ({_percent(used / total)})", MUTED))
-    return [[(cut(_inline(name), width, glyphs), "bold")], *flow(segments, width, glyphs)]
+    return [[(cut(inline(name, glyphs), width, glyphs), "bold")], *flow(segments, width, glyphs)]
 
 
 class CompactBar(Panel):
@@ -621,7 +624,7 @@ def _compact_acceptance(state: TuiState, width: int, glyphs: Glyphs) -> Line:
         return [("accepted ", MUTED), (DASH, ""), ("  nothing drafted yet", MUTED)]
     segments: list[Line] = [
         [("accepted ", MUTED), (_percent(rate), "bold"), (f" {bar(rate, 8, glyphs)}", "$text-success")],
-        [(_fixed(counts.mean_acceptance_length), "bold"), (" tokens per round", MUTED)],
+        [(number(counts.mean_acceptance_length), "bold"), (" tokens per round", MUTED)],
     ]
     line = flow(segments, width, glyphs)[0]
     room = min(30, width - line_width(line) - len(glyphs.separator))
@@ -635,13 +638,13 @@ def _compact_speed(state: TuiState, width: int, glyphs: Glyphs) -> Line:
 
 
 def _compact_phases(state: TuiState, width: int, glyphs: Glyphs) -> Line:
-    times = state.arms["SD"].recent
+    recent = state.arms["SD"].recent
     # Of each: its name, a space, the bar, its share; and what separates them.
     fixed = sum(len(phase) + 1 + len(" 99 %") for phase in PHASES) + (len(PHASES) - 1) * len(glyphs.separator)
     room = min(10, max(0, (width - fixed) // len(PHASES)))
     segments: list[Line] = []
     for phase in PHASES:
-        share = getattr(times, phase) / times.seconds if times.seconds else None
+        share = getattr(recent, phase) / recent.seconds if recent.seconds else None
         drawn = f" {bar(share or 0.0, room, glyphs)}" if room else ""
         segments.append([(phase, MUTED), (drawn, _PHASE_STYLES[phase]), (f" {_percent(share)}", "")])
     return flow(segments, width, glyphs)[0]
@@ -653,29 +656,7 @@ def _lately(state: TuiState, width: int, glyphs: Glyphs) -> str:
     return sparkline(shares[-width:] if width > 0 else [], glyphs)
 
 
-# Numbers and texts
-
-
-def _inline(text: str) -> str:
-    """On one line, with everything to be seen."""
-    return signs.visible(text).replace("\n", signs.NEWLINE).replace("\t", signs.TAB)
-
-
-def _quoted(text: str) -> str:
-    """A token, so that the spaces at its ends can be seen."""
-    return f'"{_inline(text)}"' if text else signs.EMPTY
-
-
-def _probability(value: float | None) -> str:
-    return DASH if value is None else signs.probability(value)
-
-
-def _fixed(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}"
-
-
-def _times(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}x"
+# Numbers
 
 
 def _percent(share: float | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from specprof.errors import SpecprofError
-from specprof.profiling.events import Event, Prefilled, Round
+from specprof.profiling.events import Event, Prefilled, Round, RunStarted
 from specprof.profiling.feed import Control, Failed, Going, Message, Texts
 
 SLOWEST, FASTEST = 0.25, 16.0
@@ -69,6 +69,8 @@ class Replay:
                 if event is None:
                     break
                 messages.append(event)
+                if isinstance(event, RunStarted):
+                    self._mode = "running"  # whoever is told so takes it for going on: a pause has to be said again
         except SpecprofError as error:
             self.close()
             return [*messages, Failed(error.message, error.hint, error.exit_code)]
@@ -76,8 +78,6 @@ class Replay:
 
     def send(self, control: Control) -> None:
         """From now on; steps count while it is paused, and only then."""
-        if self._over:
-            return
         if self._looked_at is not None:
             self._let_time_pass()
         before, self._control = self._control, control

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -402,7 +403,7 @@ def facts(started: RunStarted) -> RunFacts:
         target=str(target.get("model") or pair.get("target_model_id") or "-"),
         draft=str(draft.get("model") or "-"),
         drafter=str(config.get("drafter") or "model"),
-        k=k if isinstance(k, int) else "auto",
+        k=k if isinstance(k, int) and not isinstance(k, bool) else "auto",
         temperature=_number(config.get("temperature")),
         max_new_tokens=int(_number(config.get("max_new_tokens"))),
         seed=abs(int(_number(config.get("seed")))),
@@ -424,4 +425,5 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else 0.0

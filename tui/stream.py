@@ -203,14 +203,14 @@ class TokenStream(ScrollView, can_focus=True):
 
     def _pull(self) -> None:
         """Take what is new in the transcript, and let go of what it has forgotten."""
-        if not self._width:
+        if not self._width or self._end == self._transcript.end:
             return
-        begin, last = self._transcript.begin, self._lines.end - 1
+        begin = self._transcript.begin
+        fewer, last = self._lines.forget(begin), self._lines.end - 1
         self._end = max(self._end, begin)
         for entry in self._transcript.since(self._end):
             self._lines.add(self._end, entry)
             self._end += 1
-        fewer = self._lines.forget(begin)
         if fewer and not self._follows:
             self._scroll_to_line(self._lines.forgotten + self.scroll_offset.y - fewer)
         self._redraw(range(max(last, self._lines.forgotten), self._lines.end))

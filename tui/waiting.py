@@ -103,9 +103,11 @@ class FailureScreen(Screen[None]):
         border: round $error;
         border-title-color: $text-error;
         border-subtitle-color: $text-muted;
-        padding: 1 2;
+        padding: 1 0 1 2;
+        scrollbar-gutter: stable;
+        scrollbar-size-vertical: 1;
     }
-    FailureScreen Static { width: 1fr; height: auto; }
+    FailureScreen Static { width: 1fr; height: auto; padding-right: 1; }
     FailureScreen #log { margin-top: 1; }
     """
     BINDINGS = [  # noqa: RUF012  # Textual's own type

@@ -141,8 +141,10 @@ class Engine:
         """
         self._load()
         self._page.begin()
-        while self._run() != "stop" and self._is_wanted_again():
-            pass
+        while True:
+            verdict = self._run()
+            if verdict == "stop" or (verdict == "go" and not self._is_wanted_again()):
+                return
 
     # --- before anything is decoded
 
@@ -166,8 +168,9 @@ class Engine:
             LOG.info("note: %s", finding)
         self._arms = arms
         self._length = arms.speculative.length = _length(config, arms)
-        self._wanted = self._configured(self._page.read())
-        self._follow(self._page.read())
+        control = self._page.read()
+        self._wanted = self._configured(control)  # what can't be had at first is an error, and later it is not
+        self._follow(control)
         self._observer = Observer(text_of(arms.tokenizer), energy_meter(arms.target, arms.draft))
         display.explain_with(self._observer.text)
         self._warm_up()
@@ -226,11 +229,10 @@ class Engine:
         """Wait until the prompts are to be decoded once more; False: it is the end."""
         self._go("finished")
         self._display.flush()
-        finished = self._wanted
         while not self._page.stopped:
             control = self._page.read()
             self._follow(control)
-            if control.restarts > self._restarts or self._wanted != finished:
+            if control.restarts > self._restarts or self._wanted != self._config:
                 return True
             self._steps, self._skips = control.steps, control.skips  # there is nothing to step through or to leave
             self._wait()
@@ -252,7 +254,8 @@ class Engine:
         control = self._page.read()
         self._restarts = control.restarts
         self._follow(control)
-        config, arms, prompts, display = self._wanted, self._arms, self._prompts, self._display
+        config = self._config = self._wanted
+        arms, prompts, display = self._arms, self._prompts, self._display
         self._length.name = str(config.k)
         details = run_details(config, arms, prompts, None, self._session.command)
         started = RunStarted(new_run_id(), events.SCHEMA, details, self._machine)
@@ -267,7 +270,7 @@ class Engine:
                 display.add(event)
                 display.tick()
 
-            verdict = self._decode(config, take)
+            verdict = self._decode(take)
             display.flush()  # what comes now may take a while
             found = differences(config, arms, prompts, totals, config.longest_draft + 1) if verdict == "go" else ()
             ended = RunEnded(totals.peak_memory_bytes, found)
@@ -275,9 +278,9 @@ class Engine:
             display.add(ended)
         return verdict
 
-    def _decode(self, config: RunConfig, take: Callable[[Event], None]) -> _Verdict:
-        for repetition, prompt, decoders in turns(config, self._arms, self._prompts):
-            request = request_for(config, self._arms, prompt, repetition)
+    def _decode(self, take: Callable[[Event], None]) -> _Verdict:
+        for repetition, prompt, decoders in turns(self._config, self._arms, self._prompts):
+            request = request_for(self._config, self._arms, prompt, repetition)
             generations = [Generation(self._observer, decoder, request) for decoder in decoders]
             race = len(generations) > 1 and self._page.read().race
             for at_once in [generations] if race else [[generation] for generation in generations]:
@@ -285,22 +288,20 @@ class Engine:
                     for generation in at_once:
                         stack.callback(generation.close)
                         generation.interactive = race
-                    verdict = self._interleaved(config, at_once, take)
+                    verdict = self._interleaved(at_once, take)
                 if verdict != "go":
                     break
             if verdict in ("anew", "stop"):
                 return verdict
         return "go"
 
-    def _interleaved(
-        self, config: RunConfig, generations: Sequence[Generation], take: Callable[[Event], None]
-    ) -> _Verdict:
+    def _interleaved(self, generations: Sequence[Generation], take: Callable[[Event], None]) -> _Verdict:
         """Several generations to their ends, the one that is behind in time next."""
         under_way = list(generations)
         while under_way:
             generation = min(under_way, key=Generation.progress)
             if not generation.is_complete:  # its end is no round, and nothing to wait for
-                verdict = self._permission(config, under_way)
+                verdict = self._permission(under_way)
                 if verdict != "go":
                     return verdict
             event = generation.next()
@@ -309,7 +310,7 @@ class Engine:
             take(event)
         return "go"
 
-    def _permission(self, config: RunConfig, under_way: Sequence[Generation]) -> _Verdict:
+    def _permission(self, under_way: Sequence[Generation]) -> _Verdict:
         """Wait until the next round may be made, or until there is to be none."""
         has_begun = any(generation.has_begun for generation in under_way)
         while not self._page.stopped:
@@ -321,7 +322,7 @@ class Engine:
                 return "skip"
             k = self._length.k
             self._follow(control)
-            if not has_begun and self._wanted != config:
+            if not has_begun and self._wanted != self._config:
                 return "anew"
             steps = control.paused and control.steps > self._steps
             if steps or (has_begun and (control.paused or self._length.k != k)):

@@ -112,7 +112,7 @@ def to_json_line(message: Message) -> str:
     """One message as one line of JSON, newline included."""
     if not isinstance(message, Aside):
         return events.to_json_line(message)
-    record = {"message": type(message).__name__} | dataclasses.asdict(message)
+    record = {"aside": type(message).__name__} | dataclasses.asdict(message)
     return json.dumps(record, separators=(",", ":")) + "\n"
 
 
@@ -126,7 +126,7 @@ def from_json_line(line: str) -> Message:
         return events.from_json_line(line)
     record = json.loads(line)
     try:
-        cls = _ASIDES[record.pop("message")]
+        cls = _ASIDES[record.pop("aside")]
         if cls is Prompts:
             return Prompts(tuple(PromptText(**each) for each in record["prompts"]))
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
