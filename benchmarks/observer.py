@@ -225,8 +225,8 @@ def main() -> None:
     print(f"interface: {document['cpu_share'] * 100:.0f} % of one core")
     print(f"first picture after {document['first_paint_seconds']:.2f} s")
     print(f"key to reaction: median {statistics.median(keys) * 1e3:.0f} ms, worst {max(keys) * 1e3:.0f} ms")
-    quarter = len(memory) // 4
-    print(f"memory of a long replay: {memory[quarter] / 2**20:.0f} MiB after a quarter, {memory[-1] / 2**20:.0f} at the end")
+    early, late = (memory[place] / 2**20 for place in (len(memory) // 4, -1))
+    print(f"memory of a long replay: {early:.0f} MiB after a quarter, {late:.0f} at the end")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specprof.commands.chosen import DEFAULT_PAIR, chosen_pair, chosen_prompts
+from specprof.commands.chosen import DEFAULT_PAIR, chosen_pair, chosen_prompts, chosen_threads
 from specprof.commands.run import DEFAULT_NUM_PROMPTS
 from specprof.data.prompts import DOMAINS, Prompt
 from specprof.errors import SpecprofError, UsageError
@@ -41,8 +41,8 @@ class Settings:
     """Where runs are kept; None keeps nothing."""
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"--threads {self.threads} is less than 1", "give 1 or more")
+        if self.threads is not None:
+            chosen_threads(self.threads)
         if self.results_dir is not None:
             check_writable(self.results_dir)
 

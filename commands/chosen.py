@@ -58,6 +58,13 @@ def chosen_k(text: str) -> int | Literal["auto"]:
         raise UsageError(f"--k {text!r} is neither a number nor auto", "2 to 8 is usual; 0 is plain decoding") from None
 
 
+def chosen_threads(threads: int) -> int:
+    """Raise UsageError unless there are any."""
+    if threads < 1:
+        raise UsageError(f"--threads {threads} is less than 1", "give 1 or more")
+    return threads
+
+
 def chosen_prompts(
     texts: list[str], path: str | None, domains: list[str], limit: int | None, *, packaged: int
 ) -> list[Prompt]:

@@ -87,6 +87,9 @@ TopP = Annotated[float, typer.Option("--top-p", help="Keep this much probability
 Seed = Annotated[int, typer.Option("--seed", help="Of sampling, and of random weights.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")]
 Forward = Annotated[str, typer.Option("--forward", help="own (ours), hf (Hugging Face's) or auto (own where it can).")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="CPU threads that compute. [default: PyTorch's choice]")
+]
 IgnoreEos = Annotated[
     bool, typer.Option("--ignore-eos", help="Decode on to the length limit: fixed work, but text past its end.")
 ]

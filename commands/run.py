@@ -12,7 +12,7 @@ import typer
 
 from specprof import __version__
 from specprof.commands import narration, options
-from specprof.commands.chosen import check_models_are_here, chosen_k, chosen_pair, chosen_prompts
+from specprof.commands.chosen import check_models_are_here, chosen_k, chosen_pair, chosen_prompts, chosen_threads
 from specprof.commands.narration import LOG, wants_color
 from specprof.commands.output import print_table, typed, write_document
 from specprof.commands.run_document import run_document
@@ -92,6 +92,7 @@ def run(
         ),
     ] = None,
     deterministic: options.Deterministic = False,
+    threads: options.Threads = None,
     random_weights: options.RandomWeights = False,
     scale_layers: options.ScaleLayers = None,
     synthetic_acceptance: Annotated[
@@ -168,12 +169,17 @@ def run(
     )
     if host_profile is not None:
         profile_format(host_profile)
+    threads = None if threads is None else chosen_threads(threads)
     texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=DEFAULT_NUM_PROMPTS)
     run_id = new_run_id()
     file = None if no_save or cost_only else RunFile(results_dir, run_id)
     for written in filter(None, (output, trace, host_profile)):
         check_file_writable(written)
     check_models_are_here(config)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
     # What needs PyTorch or numpy is imported once everything that can be refused has been.
     from specprof.experiments.run import measure

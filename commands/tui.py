@@ -99,9 +99,7 @@ def tui(
     ignore_eos: options.IgnoreEos = False,
     chat_template: options.ChatTemplate = "auto",
     deterministic: options.Deterministic = False,
-    threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", help="CPU threads of the engine. [default: PyTorch's]")
-    ] = None,
+    threads: options.Threads = None,
     replay: Annotated[
         str | None,
         typer.Option(
@@ -218,7 +216,7 @@ def _replayed(path: Path, speed: float) -> _Subject:
     next(run_events(path))  # it is a run
 
     def open_feed(choice: Choice) -> Feed:
-        replay = Replay(lambda: run_events(path), run_token_texts(path), title=path.stem)
+        replay = Replay(lambda: run_events(path), run_token_texts(path), path=str(path))
         replay.send(Control(pace=choice.pace))
         return replay
 

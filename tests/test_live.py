@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from specprof.data.prompts import Prompt
 from specprof.errors import ResourceError
 from specprof.experiments.config import RunConfig
 from specprof.experiments.live import ControlPage, LiveFeed, Session
+from specprof.experiments.live_device import DeviceReader
 from specprof.experiments.live_display import Display
 from specprof.experiments.saved_runs import read_run
 from specprof.models.registry import ModelPair, get_pair
@@ -310,6 +313,21 @@ def test_another_k_holds_from_the_next_round_on_and_is_another_run(
         assert tokens(after, "SD-K5", prompt.prompt_id) == expected
 
 
+def test_another_k_during_the_last_generation_is_another_run_too(
+    screen: Screen, first: tuple[Screen, list[Message]]
+) -> None:
+    screen.anew(paused=True)
+    screen.until_mode("paused")
+    screen.send(skips=screen.control.skips + 1)
+    speculative = [m for m in generated(first[1]) if (m.prompt_id, m.decoder) == ("p1", "SD-K2")]  # type: ignore[union-attr]
+    assert screen.step(len(speculative) + 2)[-1].decoder == "AR"  # type: ignore[union-attr]
+    screen.send(k=1, paused=False)
+    messages = screen.until_mode("finished")
+    (started,) = of_type(messages, RunStarted)
+    assert started.config["k"] == 1 and len(of_type(messages, PromptEnded)) == 5
+    assert of_type(messages, RunEnded, RunStarted)[1] is started, "the run that was under way had its end"
+
+
 def test_k_has_a_limit(screen: Screen) -> None:
     screen.send(k=500)
     messages = screen.until_mode("finished")
@@ -484,7 +502,7 @@ def test_a_killed_engine_says_so_once() -> None:
         os.kill(feed.pid, signal.SIGKILL)
         messages = everything(feed)
         (failed,) = of_type(messages, Failed)
-        assert failed is messages[-1]
+        assert messages.index(failed) == len(messages) - 1
         assert failed.exit_code == 4 and "SIGKILL" in failed.message and failed.hint
 
 
@@ -566,6 +584,80 @@ def test_an_engine_that_can_not_be_started_leaves_nothing_open(monkeypatch: pyte
 def test_a_screen_needs_no_torch() -> None:
     loaded = loaded_after("import specprof.experiments.live")
     assert loaded.isdisjoint({*HEAVY, "numpy"})
+
+
+# --- what it runs on
+
+
+class NvmlError(Exception):
+    pass
+
+
+def nvml_module(**changes: Any) -> types.ModuleType:
+    """As pynvml, of a machine with two GPUs."""
+    module = types.ModuleType("pynvml")
+    answers: dict[str, Any] = {
+        "NVMLError": NvmlError,
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
+        "nvmlDeviceGetName": lambda handle: f"Card {handle}",
+        "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(used=handle + 3, total=100),
+        "nvmlDeviceGetUtilizationRates": lambda handle: types.SimpleNamespace(gpu=25),
+        "nvmlDeviceGetPowerUsage": lambda handle: 350_500,
+    }
+    for name, answer in (answers | changes).items():
+        setattr(module, name, answer)
+    return module
+
+
+def refuses(*_: object) -> None:
+    raise NvmlError("not supported")
+
+
+def on(device: str) -> dict[str, Any]:
+    return {"models": {"target": {"device": device}}}
+
+
+@pytest.fixture
+def one_name(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    return monkeypatch
+
+
+def test_a_gpu_is_asked_where_the_models_are_on_one(one_name: pytest.MonkeyPatch) -> None:
+    one_name.setitem(sys.modules, "pynvml", nvml_module())
+    reader = DeviceReader(os.getpid())
+    assert [d.name for d in reader.read()] == ["cpu"]
+    reader.look_at(on("cuda:1"))
+    cpu, gpu = reader.read()
+    assert cpu.memory_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    assert gpu == Device("Card 1", 4, 100, 0.25, 350.5)
+
+
+def test_a_gpu_need_not_answer_everything(one_name: pytest.MonkeyPatch) -> None:
+    silent = dict.fromkeys(("nvmlDeviceGetPowerUsage", "nvmlDeviceGetUtilizationRates"), refuses)
+    one_name.setitem(sys.modules, "pynvml", nvml_module(**silent))
+    reader = DeviceReader(os.getpid())
+    reader.look_at(on("cuda"))
+    assert reader.read()[1] == Device("Card 0", 3, 100, None, None)
+
+
+@pytest.mark.parametrize("module", [None, nvml_module(nvmlInit=refuses)])
+def test_a_gpu_that_can_not_be_asked_is_left_out(module: types.ModuleType | None, one_name: pytest.MonkeyPatch) -> None:
+    one_name.setitem(sys.modules, "pynvml", module)
+    reader = DeviceReader(os.getpid())
+    reader.look_at(on("cuda:0"))
+    assert [d.name for d in reader.read()] == ["cpu"]
+
+
+def test_a_process_that_is_gone_has_no_memory() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (device,) = DeviceReader(gone.pid).read()
+    assert device.memory_bytes is None
 
 
 # --- what is shared
@@ -711,8 +803,6 @@ def test_the_last_words_are_waited_for() -> None:
     told = Told(4096)
     told.fill()
     told.display.add(Failed("a", "b", 1))
-    import threading
-
     messages: list[Message] = []
 
     def read_late() -> None:

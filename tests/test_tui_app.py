@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.screen import Screen
 
 from sample_feed import hostile_run, sample_run
 from specprof.errors import ResourceError, UnavailableError
@@ -76,6 +77,10 @@ class Session:
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
         await self.pilot.pause()
+
+    def on(self, screen: type[Screen[Any]]) -> bool:
+        """Whether this screen is shown."""
+        return isinstance(self.app.screen, screen)
 
     def text(self) -> str:
         """What the terminal shows."""
@@ -149,10 +154,10 @@ async def until(done: Callable[[], bool], seconds: float = 5.0) -> None:
 def test_loading_then_the_main_screen() -> None:
     async def script(s: Session) -> None:
         await s.say(Loading("warm-up", 1, 3))
-        assert isinstance(s.app.screen, LoadingScreen)
+        assert s.on(LoadingScreen)
         assert "warm-up" in s.text() and "tiny_dev" in s.text()
         await s.say(*up_to_round(5))
-        assert isinstance(s.app.screen, WatchScreen)
+        assert s.on(WatchScreen)
         assert "tiny_dev" in s.text() and "K 4" in s.text() and "0.8" in s.text()
 
     watch(script)
@@ -162,7 +167,7 @@ def test_a_choice_is_asked_for_and_remembered() -> None:
     remembered: list[Choice] = []
 
     async def script(s: Session) -> None:
-        assert isinstance(s.app.screen, StartScreen)
+        assert s.on(StartScreen)
         s.app.screen.dismiss(CHOICE)
         await until(lambda: bool(remembered))
         assert s.feed.control == Control(k=4, temperature=0.8)
@@ -179,12 +184,12 @@ def test_loading_can_be_cancelled_while_the_feed_is_opened() -> None:
         return feed
 
     async def script(s: Session) -> None:
-        assert isinstance(s.app.screen, LoadingScreen)
+        assert s.on(LoadingScreen)
         await s.press("escape")
-        assert isinstance(s.app.screen, StartScreen)
+        assert s.on(StartScreen)
         release.set()
         await until(lambda: feed.closed)
-        assert isinstance(s.app.screen, StartScreen)
+        assert s.on(StartScreen)
 
     watch(script, open_feed=slowly)
 
@@ -194,7 +199,7 @@ def test_loading_can_be_cancelled_in_the_engine() -> None:
         await s.say(Loading("loading tiny_dev"))
         await s.press("escape")
         await until(lambda: s.feed.closed)
-        assert isinstance(s.app.screen, StartScreen)
+        assert s.on(StartScreen)
 
     watch(script)
 
@@ -204,11 +209,11 @@ def test_what_cannot_be_opened_is_said_and_there_is_a_way_back() -> None:
         raise UnavailableError("[b]no[/b] such model", "name another")
 
     async def script(s: Session) -> None:
-        await until(lambda: isinstance(s.app.screen, FailureScreen))
+        await until(lambda: s.on(FailureScreen))
         await s.pilot.pause()
         assert "[b]no[/b] such model" in s.text() and "name another" in s.text()
         await s.press("enter")
-        assert isinstance(s.app.screen, StartScreen)
+        assert s.on(StartScreen)
 
     assert watch(script, open_feed=refuse).failure is None
 
@@ -219,7 +224,7 @@ def test_a_dead_engine_leaves_the_app_alive() -> None:
     async def script(s: Session) -> None:
         await s.say(*up_to_round(7))
         await s.say(failed)
-        assert isinstance(s.app.screen, FailureScreen)
+        assert s.on(FailureScreen)
         assert "killed" in s.text() and "free memory" in s.text() and "line one" in s.text()
         assert "\x1b" not in s.text()
         await s.press("q")
@@ -232,7 +237,7 @@ def test_the_way_back_from_a_failure_forgets_it() -> None:
     async def script(s: Session) -> None:
         await s.say(Failed("it failed", "try again", 4))
         await s.press("escape")
-        assert isinstance(s.app.screen, StartScreen)
+        assert s.on(StartScreen)
         assert s.app.failure is None
         await s.press("escape")
 
@@ -243,7 +248,7 @@ def test_m_ends_the_engine_and_asks_anew() -> None:
     async def script(s: Session) -> None:
         await s.say(*up_to_round(3))
         await s.press("m")
-        assert isinstance(s.app.screen, StartScreen)
+        assert s.on(StartScreen)
         await until(lambda: s.feed.closed)
 
     watch(script)
@@ -374,10 +379,13 @@ def test_selecting_rounds_by_keys() -> None:
         state = s.app.state
         last = state.shown
         await s.press("left", "left")
-        assert state.shown is not None and last is not None
-        assert state.shown.round != last.round and not state.follows
-        await s.press("escape")
-        assert state.follows and state.shown.round == last.round
+        assert last is not None and state.selected is not None
+        before = state.arms["SD"].transcript.round_at(state.selected)
+        assert before != last.round
+        await s.press("right")
+        assert state.shown not in (None, last) and state.shown.round != before
+        await s.press("left", "escape")
+        assert state.shown == last
 
     watch(script)
 
@@ -387,12 +395,12 @@ def test_pages_over_the_main_screen(key: str, screen: type[Any]) -> None:
     async def script(s: Session) -> None:
         await s.say(*told(RUN))
         await s.press(key)
-        assert isinstance(s.app.screen, screen)
+        assert s.on(screen)
         # What happens goes on behind it.
         await s.say(*told(RUN))
-        assert isinstance(s.app.screen, screen)
+        assert s.on(screen)
         await s.press("escape")
-        assert isinstance(s.app.screen, WatchScreen)
+        assert s.on(WatchScreen)
 
     watch(script)
 
@@ -400,10 +408,10 @@ def test_pages_over_the_main_screen(key: str, screen: type[Any]) -> None:
 def test_keys_before_there_is_anything_to_show(tmp_path: Path) -> None:
     async def script(s: Session) -> None:
         await s.say(*told(RUN)[:2])
-        assert isinstance(s.app.screen, WatchScreen)
+        assert s.on(WatchScreen)
         for key in "dewyxbrnst+-?":
             await s.press({"+": "plus", "-": "minus", "?": "question_mark"}.get(key, key))
-            while not isinstance(s.app.screen, WatchScreen):
+            while not s.on(WatchScreen):
                 await s.press("escape")
 
     watch(script, directory=tmp_path)

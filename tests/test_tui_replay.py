@@ -33,7 +33,7 @@ from specprof.profiling.events import (
     from_json_line,
     to_json_line,
 )
-from specprof.profiling.feed import Control, Failed, Feed, Going, Message, Texts
+from specprof.profiling.feed import Control, Failed, Feed, Going, Kept, Message, Texts
 from specprof.tui.replay import FASTEST, MOST_EVENTS, SLOWEST, Replay
 
 TEXTS = {"5": " five"}
@@ -405,8 +405,8 @@ def test_closing() -> None:
 def test_closing_lets_go_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, sample_run(1))
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
-    replay = Replay(lambda: run_events(path), {}, title="tiny_dev")
-    assert len(replay.read()) > 1 and replay.title == "tiny_dev"
+    replay = Replay(lambda: run_events(path), {}, path=str(path))
+    assert Kept(str(path)) in replay.read()
     replay.close()
     if before is not None:
         assert len(os.listdir("/proc/self/fd")) == before

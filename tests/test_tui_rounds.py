@@ -118,3 +118,9 @@ def test_hostile_texts_are_spelled_out() -> None:
     for position in shown.positions:
         assert not any(spelled(character) for character in position.text)
     assert any(isinstance(event, Round) for event in hostile_run())
+
+
+def test_a_coin_is_called_a_coin() -> None:
+    [drafted] = [e for e in sample_run(1) if isinstance(e, Round) and e.draft_tokens and e.index == 0]
+    shown = view(drafted, (), greedy=True, synthetic=True)
+    assert all("coin" in position.why for position in shown.positions if position.verdict != "not judged")

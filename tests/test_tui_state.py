@@ -36,7 +36,20 @@ def a_round(
     index: int = 0, accepted: int = 1, drafted: int = 2, arm: str = "SD-K4", prompt: str = "p", **more: Any
 ) -> Round:
     tokens = tuple(range(2, 3 + accepted))
-    return Round(prompt, arm, 0, index, (*tokens[:accepted], *(9,) * (drafted - accepted)), accepted, tokens, 0.1, 0.2, 0.3, 0.4, **more)
+    return Round(
+        prompt,
+        arm,
+        0,
+        index,
+        (*tokens[:accepted], *(9,) * (drafted - accepted)),
+        accepted,
+        tokens,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        **more,
+    )
 
 
 def step(index: int = 0, prompt: str = "p") -> Round:
@@ -202,7 +215,12 @@ def test_figures_are_those_of_the_comparison(temperature: float) -> None:
 def test_figures_come_with_the_end_of_a_generation() -> None:
     values = []
     state = told(STARTED, TEXTS)
-    for events in [(prefilled(), a_round(), ended()), (prefilled("AR"), step(), step(1)), (ended("AR"),)]:
+    batches: list[list[Message]] = [
+        [prefilled(), a_round(), ended()],
+        [prefilled("AR"), step(), step(1)],
+        [ended("AR")],
+    ]
+    for events in batches:
         speedup = told(*events, state=state).figures.speedup
         values.append(speedup and speedup.value)
     # 0.7 seconds a token alone, a second for two together

@@ -89,15 +89,15 @@ def width_of(block: Content) -> int:
     return max((line.cell_length for line in block.split("\n")), default=0)
 
 
-def token(text: str, style: str = "", *, most: int | None = _MOST_CELLS) -> Content:
+def token(text: str, style: str = "", *, most: int = _MOST_CELLS) -> Content:
     """A token's text in quotes, everything in it visible.
 
     Args:
-        most: cells; None: however many it takes.
+        most: cells.
     """
     shown = visible(text).replace("\n", NEWLINE).replace("\t", TAB) or EMPTY
     content = Content(shown)
-    if most is not None and content.cell_length > most - 2:
+    if content.cell_length > most - 2:
         content = content.truncate(most - 2, ellipsis=True)
     return plain(f'"{content.plain}"', style)
 

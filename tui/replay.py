@@ -9,7 +9,7 @@ from typing import Literal
 
 from specprof.errors import SpecprofError
 from specprof.profiling.events import Event, Prefilled, Round, RunStarted
-from specprof.profiling.feed import Control, Failed, Going, Message, Texts
+from specprof.profiling.feed import Control, Failed, Going, Kept, Message, Texts
 
 SLOWEST, FASTEST = 0.25, 16.0
 """Paces that are kept to; others count as the nearest of them."""
@@ -29,7 +29,7 @@ class Replay:
             ends the replay with one :class:`~specprof.profiling.feed.Failed`.
         texts: what all of its tokens stand for, as in :class:`~specprof.profiling.feed.Texts`.
         clock: seconds, from anywhere.
-        title: of the run, for people.
+        path: of the run's file, for who wants to do more with it.
     """
 
     live = False
@@ -40,13 +40,12 @@ class Replay:
         texts: Mapping[str, str],
         *,
         clock: Callable[[], float] = time.monotonic,
-        title: str | None = None,
+        path: str | None = None,
     ) -> None:
-        self.title = title
         self._open = events
         self._clock = clock
         self._control = Control()
-        self._texts: Texts | None = Texts(dict(texts))
+        self._beginning: list[Message] = [Texts(dict(texts)), *([Kept(path)] if path else [])]
         self._mode: Literal["running", "paused", "finished"] = "running"
         self._over = False
         self._looked_at: float | None = None
@@ -58,11 +57,8 @@ class Replay:
         if self._over:
             return ()
         self._let_time_pass()
-        messages: list[Message] = []
-        if self._texts is not None:
-            messages.append(self._texts)
-            self._texts = None
-        messages += self._going()
+        messages = [*self._beginning, *self._going()]
+        self._beginning = []
         try:
             for _ in range(MOST_EVENTS):
                 event = self._playing.take()

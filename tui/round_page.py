@@ -24,6 +24,9 @@ from specprof.tui.page import (
 from specprof.tui.rounds import Position, RoundView
 from specprof.tui.state import RunFacts
 
+_MOST_CELLS = 200
+"""Of the token in the text of the rule."""
+
 
 def round_page(shown: RoundView, run: RunFacts | None, width: int) -> Content:
     """A round in full: what was drafted, the rule with its numbers, where the time went.
@@ -104,7 +107,6 @@ def _last(shown: RoundView) -> Content | None:
     if shown.last is None:
         return None
     name = "the target's token" if shown.last.kind == "plain" else KIND_WORDS[shown.last.kind]
-    # One line of text stands for the token; a newline in it would look like two.
     return Content.assemble("+  ", token(shown.last.text, "bold"), f"  {name}, id {shown.round.emitted_tokens[-1]}")
 
 
@@ -144,7 +146,7 @@ def _ending(shown: RoundView, greedy: bool) -> Content:
     k, accepted = len(shown.positions), shown.round.num_accepted
     if shown.last is None:
         return plain("An end of the text is among the accepted tokens: nothing behind it belongs to the text.")
-    last = token(shown.last.text, "bold", most=None)
+    last = token(shown.last.text, "bold", most=_MOST_CELLS)
     if accepted == k:
         how = "the target's own choice" if greedy else "drawn from the target's probabilities"
         everything = "The drafted token was" if k == 1 else f"All {k} were"

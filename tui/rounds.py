@@ -27,6 +27,8 @@ class Position:
     verdict: Verdict
     """``not judged``: one before it was rejected, so it was never looked at."""
     greedy: bool
+    synthetic: bool = False
+    """Acceptance is made up (--synthetic-acceptance)."""
     draft_prob: float | None = None
     target_prob: float | None = None
     uniform: float | None = None
@@ -34,7 +36,7 @@ class Position:
     @property
     def ratio(self) -> float | None:
         """min(1, target_prob / draft_prob): how probable it is that the token is accepted. None when greedy."""
-        if self.greedy or self.target_prob is None or self.draft_prob is None:
+        if self.greedy or self.synthetic or self.target_prob is None or self.draft_prob is None:
             return None
         return 1.0 if self.target_prob >= self.draft_prob else self.target_prob / self.draft_prob
 
@@ -43,6 +45,8 @@ class Position:
         """The rule, with the numbers of this token."""
         if self.verdict == "not judged":
             return "behind a rejected token"
+        if self.synthetic:
+            return "decided by a coin, not by the target"
         if self.greedy:
             return "the target's choice too" if self.verdict == "accepted" else "the target chose another"
         if self.ratio is None:
@@ -81,7 +85,7 @@ class RoundView:
         return f"{accepted} of {k} accepted{rest}"
 
 
-def view(round: Round, pieces: tuple[Piece, ...], *, greedy: bool) -> RoundView:
+def view(round: Round, pieces: tuple[Piece, ...], *, greedy: bool, synthetic: bool = False) -> RoundView:
     """A round as positions.
 
     Args:
@@ -99,6 +103,7 @@ def view(round: Round, pieces: tuple[Piece, ...], *, greedy: bool) -> RoundView:
                 text=text,
                 verdict="accepted" if index < round.num_accepted else "rejected" if judged else "not judged",
                 greedy=greedy,
+                synthetic=synthetic,
                 draft_prob=_at(round.draft_prob, index),
                 target_prob=_at(round.target_prob, index),
                 uniform=_at(round.uniforms, index),

@@ -45,6 +45,8 @@ class RunFacts:
     """Of both arms together, all prompts, all repetitions."""
     domain_of: Mapping[str, str]
     caveats: tuple[str, ...]
+    synthetic: bool = False
+    """Acceptance is made up: tokens are accepted by the toss of a coin."""
 
     @property
     def greedy(self) -> bool:
@@ -195,7 +197,7 @@ class TuiState:
 
     @property
     def figures(self) -> Figures:
-        """Computed again when a generation has ended."""
+        """Computed again when a prompt has been decoded by both arms: the interval takes a moment."""
         if self._figures is None:
             ar, sd = self.arms["AR"], self.arms["SD"]
             speedup = speedup_of(ar.measured, sd.measured, self.run.seed if self.run else 0)
@@ -327,7 +329,7 @@ class TuiState:
         assert arm.reader is not None
         pieces = tuple(pieces_of(event, arm.reader))
         if self.stepping and event.draft_tokens:
-            self._staged = (view(event, pieces, greedy=self._greedy).at("draft"), pieces)
+            self._staged = (self._viewed(event, pieces).at("draft"), pieces)
         else:
             self._count(arm, event, pieces)
 
@@ -362,7 +364,6 @@ class TuiState:
         arm = self._arm(event)
         generation = arm.generation
         self.num_ended += 1
-        self._figures = None
         if generation is None or (generation.prompt_id, generation.repetition) != (event.prompt_id, event.repetition):
             return
         generation.ended = True
@@ -374,6 +375,8 @@ class TuiState:
         elif generation.whole:
             times = arm.measured.setdefault(event.prompt_id, [])
             times.append((generation.decode_seconds, generation.num_tokens - 1))
+            if len({len(each.measured.get(event.prompt_id, ())) for each in self.arms.values()}) == 1:
+                self._figures = None
 
     def _arm(self, event: Prefilled | Round | PromptEnded) -> Arm:
         return self.arms["AR" if event.decoder == BASELINE else "SD"]
@@ -382,11 +385,11 @@ class TuiState:
         entry = self.arms["SD"].transcript.at(number)
         if not isinstance(entry, Tokens) or entry.round is None:
             return None
-        return view(entry.round, entry.pieces, greedy=self._greedy)
+        return self._viewed(entry.round, entry.pieces)
 
-    @property
-    def _greedy(self) -> bool:
-        return self.run is not None and self.run.greedy
+    def _viewed(self, round: Round, pieces: tuple[Piece, ...]) -> RoundView:
+        run = self.run
+        return view(round, pieces, greedy=run is not None and run.greedy, synthetic=run is not None and run.synthetic)
 
 
 def facts(started: RunStarted) -> RunFacts:
@@ -413,6 +416,7 @@ def facts(started: RunStarted) -> RunFacts:
         num_generations=len(prompts) * int(_number(config.get("repetitions"))) * arms,
         domain_of={str(p["prompt_id"]): str(p["domain"]) for p in prompts if p.get("domain") and "prompt_id" in p},
         caveats=tuple(str(caveat) for caveat in _list(config.get("caveats"))),
+        synthetic=config.get("synthetic_acceptance") is not None,
     )
 
 

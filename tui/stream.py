@@ -225,6 +225,7 @@ class TokenStream(ScrollView, can_focus=True):
         self._lines = Lines(self._width - _GUTTER, self._signs)
         self._strips.clear()
         self._end = self._transcript.begin
+        self._set_height(0)
         self._pull()
         self.refresh()
 

@@ -29,7 +29,11 @@ class Watched(Protocol):
 
     state: TuiState
     control: Control
-    live: bool
+
+    @property
+    def live(self) -> bool:
+        """Whether an engine decodes; else a saved run is shown once more."""
+        ...
 
     def pending(self) -> str:
         """What was asked for and has not come into effect."""
@@ -73,6 +77,7 @@ class WatchScreen(Screen[None]):
         self._watched = watched
         self._arm: ArmName = "SD"
         self._shown: tuple[int, ArmName, Control] | None = None
+        self._titles: dict[str | None, tuple[str, ...]] = {}
 
     def compose(self) -> ComposeResult:
         yield HeaderBar(id="header")
@@ -121,23 +126,31 @@ class WatchScreen(Screen[None]):
         self.query_one(CompactBar).show(state)
 
     def _show_streams(self, state: TuiState) -> None:
-        shown = state.arms[self._arm]
-        stream, rival = self.query_one("#stream", TokenStream), self.query_one("#rival", TokenStream)
-        stream.show(shown.transcript, state.selected if self._arm == "SD" and not state.follows else None)
-        stream.border_title = _title(self._arm)
-        # While plain decoding has its turn, a still screen needs a word.
         other: ArmName = "AR" if self._arm == "SD" else "SD"
-        elsewhere = state.arms[other]
-        waiting = elsewhere.decoding and not shown.decoding and not state.racing and elsewhere.generation is not None
-        stream.border_subtitle = (
-            f"{_title(other)} has its turn: {elsewhere.generation.num_tokens} tokens"
-            if waiting and elsewhere.generation is not None
-            else ""
-        )
+        shown, elsewhere = state.arms[self._arm], state.arms[other]
         self.set_class(state.racing, "-racing")
+        stream = self.query_one("#stream", TokenStream)
+        stream.show(shown.transcript, state.selected if self._arm == "SD" and not state.follows else None)
+        if elsewhere.generation is not None and elsewhere.decoding and not shown.decoding:
+            # A still screen needs a word.
+            words = f"{_title(other)} has its turn: {elsewhere.generation.num_tokens} tokens"
+        else:
+            words = ""
+        self._entitle(stream, self._arm, words)
         if state.racing:
+            rival = self.query_one("#rival", TokenStream)
             rival.show(elsewhere.transcript, None)
-            rival.border_title = _title(other)
+            self._entitle(rival, other, "")
+
+    def _entitle(self, stream: TokenStream, arm: ArmName, words: str) -> None:
+        """Only if it differs: a new title has the whole text drawn again."""
+        titles = (arm, words, self.app.theme)
+        if self._titles.get(stream.id) == titles:
+            return
+        self._titles[stream.id] = titles
+        stream.border_title = _title(arm)
+        legend = stream.legend() if arm == "SD" else ""
+        stream.border_subtitle = words or legend
 
     def action_switch_arm(self) -> None:
         self._arm = "AR" if self._arm == "SD" else "SD"
@@ -147,6 +160,8 @@ class WatchScreen(Screen[None]):
         self._watched.state.select_neighbour(-1 if step < 0 else 1)
         self._arm = "SD"
         self.show()
+        if (selected := self._watched.state.selected) is not None:
+            self.query_one("#stream", TokenStream).bring_into_view(selected)
 
     def action_follow(self) -> None:
         self._watched.state.select(None)

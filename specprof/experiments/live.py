@@ -76,15 +76,15 @@ class ControlPage:
 
     def write(self, control: Control) -> None:
         whole, real = self._whole, self._real
-        # The counts come first: whoever sees that it is paused sees the step that came with it.
-        whole[0], whole[1], whole[2] = control.steps, control.skips, control.restarts
         whole[3], whole[4], whole[5] = control.k, control.race, control.paused
         real[6], real[7] = control.temperature, control.pace
+        # Last, and read first: whoever sees that all is to begin anew sees the K to do it with.
+        whole[0], whole[1], whole[2] = control.steps, control.skips, control.restarts
 
     def read(self) -> Control:
         whole, real = self._whole, self._real
-        paused, race, k = bool(whole[5]), bool(whole[4]), whole[3]
-        return Control(paused, whole[0], whole[1], whole[2], k, real[6], race, real[7])
+        steps, skips, restarts = whole[0], whole[1], whole[2]
+        return Control(bool(whole[5]), steps, skips, restarts, whole[3], real[6], bool(whole[4]), real[7])
 
     @property
     def stopped(self) -> bool:

@@ -227,14 +227,13 @@ class Engine:
 
     def _is_wanted_again(self) -> bool:
         """Wait until the prompts are to be decoded once more; False: it is the end."""
-        self._go("finished")
-        self._display.flush()
         while not self._page.stopped:
             control = self._page.read()
             self._follow(control)
             if control.restarts > self._restarts or self._wanted != self._config:
                 return True
             self._steps, self._skips = control.steps, control.skips  # there is nothing to step through or to leave
+            self._go("finished")
             self._wait()
         return False
 

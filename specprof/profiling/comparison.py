@@ -454,9 +454,7 @@ def _by_domain(
 # Costs
 
 
-def costs_of(
-    steps: Sequence[Round], speculative: Sequence[Round], acceptance: AcceptanceCounts | None
-) -> Costs | None:
+def costs_of(steps: Sequence[Round], speculative: Sequence[Round], acceptance: AcceptanceCounts | None) -> Costs | None:
     """What rounds cost, and what that predicts; None without a single step of plain decoding.
 
     Args:
