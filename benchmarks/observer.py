@@ -3,12 +3,13 @@
     python benchmarks/observer.py [--repetitions 6] [--json]
 
 1. Tokens per second of both arms with the interface open (default settings, a real pseudo-terminal of 120 x 40) over
-   those of ``specprof run``, in processes that take turns (ABBA).
+   those of ``specprof run`` with as many threads, in processes that take turns (ABBA). On few cores the engine leaves
+   one to the screen; what that costs beside PyTorch's own choice of threads is measured as well.
 2. The share of one core that the interface's own process takes meanwhile.
 3. Time from the start of the process to its first picture, and from a key to what it changes, while text is generated.
 4. Memory of the interface over the replay of a long run.
 
-Nothing else should run meanwhile. What stands in the way of two cores is said by ``--threads``.
+Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ SPECPROF = (sys.executable, "-m", "specprof")
 WORK = ("--pair", "tiny_dev", "--k", "4", "-n", "12", "--max-new-tokens", "96")
 COLUMNS, ROWS = 120, 40
 LONG_RUN_TOKENS = 100_000
+ARMS = ("AR", "SD")
 
 
 class Terminal:
@@ -134,13 +136,12 @@ def reactions(options: Sequence[str]) -> list[float]:
         terminal = Terminal("tui", *WORK, *options, "--reps", "20", "--results-dir", directory)
         terminal.wait_for("plain decoding", 120)
         found = []
-        for _ in range(10):
-            for key, shown in (("?", "What the keys do"), ("\x1b", "tokens per round")):
-                start = time.perf_counter()
-                terminal.send(key)
-                terminal.wait_for(shown, 10)
-                found.append(time.perf_counter() - start)
-                drain(terminal, 0.7)
+        for _ in range(12):
+            terminal.send("?")
+            found.append(terminal.wait_for("Going on and stopping", 10))
+            drain(terminal, 0.7)
+            terminal.send("\x1b")
+            drain(terminal, 0.7)
         terminal.quit()
     return found
 
@@ -181,32 +182,38 @@ def cpu_seconds(process: psutil.Process) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=6)
-    parser.add_argument("--threads", type=int, help="of the engine, in both; default: what each chooses")
+    parser.add_argument("--threads", type=int, help="of the engine; default: its own choice")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    options = [] if arguments.threads is None else ["--threads", str(arguments.threads)]
 
-    alone: list[dict[str, float]] = []
+    cores = len(os.sched_getaffinity(0))
+    threads = arguments.threads or max(1, cores - 1)
+    options = [] if arguments.threads is None else ["--threads", str(arguments.threads)]
+    bare: dict[str, list[dict[str, float]]] = {"as many threads": [], "PyTorch's threads": []}
     seen: list[tuple[dict[str, float], dict[str, float]]] = []
+    turns: list[Callable[[], None]] = [
+        lambda: bare["as many threads"].append(without(["--threads", str(threads)])),
+        lambda: seen.append(watched(options)),
+        lambda: bare["PyTorch's threads"].append(without([])),
+    ]
     for repetition in range(arguments.repetitions):
-        for with_screen in (False, True) if repetition % 2 == 0 else (True, False):
-            if with_screen:
-                seen.append(watched(options))
-            else:
-                alone.append(without(options))
+        for turn in turns if repetition % 2 == 0 else reversed(turns):
+            turn()
             print(".", end="", flush=True, file=sys.stderr)
     print(file=sys.stderr)
     ratios = {
-        arm: [shown[arm] / bare[arm] for bare, (shown, _) in zip(alone, seen, strict=True)] for arm in ("AR", "SD")
+        name: {arm: [shown[arm] / each[arm] for each, (shown, _) in zip(alone, seen, strict=True)] for arm in ARMS}
+        for name, alone in bare.items()
     }
     keys, memory = reactions(options), replayed_memory()
     document: dict[str, Any] = {
         "machine": machine.describe(),
-        "options": options,
-        "tokens_per_second_alone": {arm: statistics.median(each[arm] for each in alone) for arm in ratios},
-        "tokens_per_second_watched": {arm: statistics.median(each[arm] for each, _ in seen) for arm in ratios},
-        "watched_over_alone": {arm: statistics.median(each) for arm, each in ratios.items()},
-        "watched_over_alone_each": ratios,
+        "threads": threads,
+        "tokens_per_second_watched": {arm: statistics.median(each[arm] for each, _ in seen) for arm in ARMS},
+        "tokens_per_second_alone": {
+            name: {arm: statistics.median(each[arm] for each in alone) for arm in ARMS} for name, alone in bare.items()
+        },
+        "watched_over_alone": ratios,
         "cpu_share": statistics.median(cost["cpu_share"] for _, cost in seen),
         "first_paint_seconds": statistics.median(cost["first_paint_seconds"] for _, cost in seen),
         "reaction_seconds_median": statistics.median(keys),
@@ -216,12 +223,15 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(document, indent=2))
         return
-    for arm in ratios:
-        print(
-            f"{arm}  {document['tokens_per_second_alone'][arm]:.0f} tok/s alone, "
-            f"{document['tokens_per_second_watched'][arm]:.0f} watched: {document['watched_over_alone'][arm]:.3f} "
-            f"({', '.join(f'{ratio:.3f}' for ratio in sorted(ratios[arm]))})"
-        )
+    print(f"{cores} cores, {threads} threads beside the interface; tokens/s, and watched over alone: median (each)")
+    for name in bare:
+        print(f"specprof run, {name}:")
+        for arm, each in ratios[name].items():
+            print(
+                f"  {arm}  {document['tokens_per_second_alone'][name][arm]:.0f} alone, "
+                f"{document['tokens_per_second_watched'][arm]:.0f} watched: {statistics.median(each):.3f} "
+                f"({', '.join(f'{ratio:.3f}' for ratio in sorted(each))})"
+            )
     print(f"interface: {document['cpu_share'] * 100:.0f} % of one core")
     print(f"first picture after {document['first_paint_seconds']:.2f} s")
     print(f"key to reaction: median {statistics.median(keys) * 1e3:.0f} ms, worst {max(keys) * 1e3:.0f} ms")

@@ -99,7 +99,10 @@ def tui(
     ignore_eos: options.IgnoreEos = False,
     chat_template: options.ChatTemplate = "auto",
     deterministic: options.Deterministic = False,
-    threads: options.Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="CPU threads of the engine. [default: all cores but the screen's]"),
+    ] = None,
     replay: Annotated[
         str | None,
         typer.Option(

@@ -48,7 +48,7 @@ class Session:
     command: str | None
     """That asked for it, kept with the runs."""
     threads: int | None
-    """Of PyTorch; None leaves them."""
+    """Of PyTorch; None leaves a core to the screen."""
 
 
 class ControlPage:

@@ -157,8 +157,7 @@ class Engine:
             check_writable(session.results_dir)
         if config.deterministic:
             make_deterministic()
-        if session.threads is not None:
-            torch.set_num_threads(session.threads)
+        torch.set_num_threads(session.threads or _threads_beside_a_screen())
         arms = load_arms(config)
         for note in arms.notes:
             LOG.info("note: %s", note)
@@ -425,3 +424,13 @@ def _length(config: RunConfig, arms: Arms) -> LiveK:
     longest = min([max(config.longest_draft, LONGEST_DRAFT), *(context - 1 for context in contexts if context)])
     adaptive = config.longest_draft if config.k == "auto" else DEFAULT_K_MAX
     return LiveK(longest, AdaptiveK(min(adaptive, longest)))
+
+
+def _threads_beside_a_screen() -> int:
+    """PyTorch's choice, but for one core that is left to whoever draws.
+
+    Threads meet after every operation: were all cores taken, each frame that is drawn on one of them would hold up
+    all of them. ``benchmarks/observer.py`` measures it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), cores - 1))
