@@ -33,6 +33,9 @@ HOTTEST = 2.0
 PACES = (0.25, 16.0)
 THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
 
+_ANSWERED_WITHIN = (0.03, 0.06)
+"""Seconds after a key when an engine has usually answered: too soon for a reader to notice, not for the next frame."""
+
 INTERRUPTED = 130
 ENDED_BY = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -221,6 +224,8 @@ class SpecprofApp(App[None]):
             self._feed.send(self.control)
         if self._watch is not None:
             self._watch.show()
+        for soon in _ANSWERED_WITHIN:
+            self.set_timer(soon, self.tick)
 
     def pending(self) -> str:
         run, control = self.state.run, self.control

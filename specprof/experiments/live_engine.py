@@ -240,6 +240,7 @@ class Engine:
         if mode != self._mode:
             self._mode = mode
             self._display.add(Going(mode))
+            self._display.flush()  # somebody waits for it
 
     def _wait(self) -> None:
         self._display.tick()
