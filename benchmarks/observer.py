@@ -15,12 +15,12 @@ Nothing else should run meanwhile.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
 import pty
 import select
-import signal
 import statistics
 import struct
 import subprocess
@@ -43,10 +43,11 @@ WORK = ("--pair", "tiny_dev", "--k", "4", "-n", "12", "--max-new-tokens", "96")
 COLUMNS, ROWS = 120, 40
 LONG_RUN_TOKENS = 100_000
 ARMS = ("AR", "SD")
+ON_THE_MAIN_SCREEN, ON_THE_HELP_PAGE = "Acceptance", "Going on and stopping"
 
 
 class Terminal:
-    """A command in a pseudo-terminal of its own, whose output is read as it comes."""
+    """A command in a pseudo-terminal of its own, whose output is read as it comes; nothing is left of it afterwards."""
 
     def __init__(self, *arguments: str) -> None:
         self.started = time.perf_counter()
@@ -56,6 +57,22 @@ class Terminal:
             os.execv(sys.executable, [*SPECPROF, *arguments])
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         self.process = psutil.Process(self.pid)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        started = [self.process, *self.process.children(recursive=True)]
+        try:
+            if raised[0] is None:
+                self._quit()
+        finally:
+            for process in started:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            with contextlib.suppress(ChildProcessError):  # it has been waited for
+                os.waitpid(self.pid, 0)
+            os.close(self._master)
 
     def send(self, keys: str) -> None:
         os.write(self._master, keys.encode())
@@ -85,17 +102,11 @@ class Terminal:
             if time.perf_counter() - start > seconds:
                 raise SystemExit(f"not done within {seconds:g} s")
 
-    def quit(self) -> None:
+    def _quit(self) -> None:
         self.send("q")
         ended = time.perf_counter() + 10
-        while time.perf_counter() < ended:
+        while time.perf_counter() < ended and not os.waitpid(self.pid, os.WNOHANG)[0]:
             self.read(0.05)
-            if os.waitpid(self.pid, os.WNOHANG)[0]:
-                break
-        else:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        os.close(self._master)
 
 
 def speeds(file: Path) -> dict[str, float]:
@@ -118,31 +129,29 @@ def watched(options: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]
     """The speeds, and what the interface itself took and how fast it was."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        terminal = Terminal("tui", *WORK, *options, "--reps", "1", "--results-dir", directory)
-        terminal.wait_for("tiny_dev", 30)
-        first_paint = time.perf_counter() - terminal.started
-        terminal.wait_for("plain decoding", 120)
-        before, since = cpu_seconds(terminal.process), time.perf_counter()
-        terminal.wait_until(lambda: any(run.complete for run in saved_runs(place)), 300)
-        cpu = (cpu_seconds(terminal.process) - before) / (time.perf_counter() - since)
-        found = speeds(saved_runs(place)[-1].path)
-        terminal.quit()
+        with Terminal("tui", *WORK, *options, "--reps", "1", "--results-dir", directory) as terminal:
+            terminal.wait_for("tiny_dev", 30)
+            first_paint = time.perf_counter() - terminal.started
+            terminal.wait_for(ON_THE_MAIN_SCREEN, 120)
+            before, since = cpu_seconds(terminal.process), time.perf_counter()
+            terminal.wait_until(lambda: any(run.complete for run in saved_runs(place)), 300)
+            cpu = (cpu_seconds(terminal.process) - before) / (time.perf_counter() - since)
+            found = speeds(saved_runs(place)[-1].path)
     return found, {"first_paint_seconds": first_paint, "cpu_share": cpu}
 
 
 def reactions(options: Sequence[str]) -> list[float]:
     """Seconds from a key to what it changes, while text is generated."""
-    with tempfile.TemporaryDirectory() as directory:
-        terminal = Terminal("tui", *WORK, *options, "--reps", "20", "--results-dir", directory)
-        terminal.wait_for("plain decoding", 120)
-        found = []
+    arguments = ("tui", *WORK, *options, "--reps", "20")
+    found = []
+    with tempfile.TemporaryDirectory() as directory, Terminal(*arguments, "--results-dir", directory) as terminal:
+        terminal.wait_for(ON_THE_MAIN_SCREEN, 120)
         for _ in range(12):
             terminal.send("?")
-            found.append(terminal.wait_for("Going on and stopping", 10))
+            found.append(terminal.wait_for(ON_THE_HELP_PAGE, 10))
             drain(terminal, 0.7)
             terminal.send("\x1b")
             drain(terminal, 0.7)
-        terminal.quit()
     return found
 
 
@@ -159,14 +168,13 @@ def replayed_memory() -> list[int]:
 
     with tempfile.TemporaryDirectory() as directory:
         file = write(Path(directory), run(prompts(LONG_RUN_TOKENS // 1000), num_tokens=500))
-        terminal = Terminal("tui", "--replay", str(file), "--speed", "16")
-        terminal.wait_for("replay", 60)
         found: list[int] = []
-        ended = time.perf_counter() + 240
-        while time.perf_counter() < ended and (not found or len(found) < 12 or not _still(terminal)):
-            drain(terminal, 1)
-            found.append(terminal.process.memory_info().rss)
-        terminal.quit()
+        with Terminal("tui", "--replay", str(file), "--speed", "16") as terminal:
+            terminal.wait_for("replay", 60)
+            ended = time.perf_counter() + 240
+            while time.perf_counter() < ended and (not found or len(found) < 12 or not _still(terminal)):
+                drain(terminal, 1)
+                found.append(terminal.process.memory_info().rss)
     return found
 
 

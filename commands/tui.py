@@ -9,8 +9,10 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -46,6 +48,8 @@ _OF_A_REPLAY = frozenset({"replay", "speed", "fps", "theme", "results_dir", "as_
 _CHOSEN = frozenset({"pair", "draft", "target", "k", "temperature", "drafter", "draft_layers", "prompts", "prompt"})
 """What the start screen asks for."""
 _LOG_RECORDS = 1000
+_GLANCE_SECONDS = 2.0
+HUNG_UP = 129
 _CANDIDATES = 6
 
 
@@ -285,11 +289,35 @@ def _shown(subject: _Subject, results_dir: Path, *, reports: bool, fps: float, t
         raise UsageError(f"there is no theme {theme!r}", f"themes: {', '.join(app.available_themes)}")
     _check_terminal()
     with _terminal_to_itself():
+        _end_with_the_terminal(app)
         try:
             app.run()
         finally:
             app.end()
     return app
+
+
+def _end_with_the_terminal(app: SpecprofApp) -> None:
+    """A terminal that hangs up ends the app even where the signal of it is ignored, as ``nohup`` has it: drawing on
+    it would wait for ever, and the engine go on."""
+    import termios
+
+    try:
+        descriptor = sys.stderr.fileno()
+        termios.tcgetattr(descriptor)
+    except (termios.error, OSError):
+        return  # nothing that could hang up
+
+    def watch() -> None:
+        while True:
+            time.sleep(_GLANCE_SECONDS)
+            try:
+                termios.tcgetattr(descriptor)
+            except (termios.error, OSError):
+                app.end()
+                os._exit(HUNG_UP)
+
+    threading.Thread(target=watch, name="terminal", daemon=True).start()
 
 
 def _check_screen_flags(context: typer.Context, fps: float, speed: float, *, replayed: bool) -> None:
@@ -361,11 +389,15 @@ def _some(names: list[str]) -> str:
 def _check_terminal() -> None:
     """Raise UsageError unless there is a terminal to draw on, and one to type on."""
     hint = "for pipes, files and jobs there is `specprof run`"
+    if os.name != "posix":
+        raise UsageError("this needs Linux, macOS or another Unix", hint)
     for stream, what in ((sys.stdin, "standard input"), (sys.stderr, "standard error, where it is drawn,")):
         if not stream.isatty():
             raise UsageError(f"this needs a terminal, and {what} is none", hint)
     if os.environ.get("TERM") == "dumb":
         raise UsageError("this needs a terminal that can place text, and TERM is dumb", hint)
+    if "utf" not in (sys.stderr.encoding or "").lower():
+        raise UsageError(f"this needs a terminal that takes UTF-8, and this one has {sys.stderr.encoding}", hint)
 
 
 @contextmanager
@@ -375,7 +407,10 @@ def _terminal_to_itself() -> Iterator[None]:
     handlers = root.handlers[:]
     waiting = [MemoryHandler(_LOG_RECORDS, logging.CRITICAL + 1, handler) for handler in handlers]
     stdout = sys.__stdout__
+    for stale in ("COLUMNS", "LINES"):  # of the shell that exported them; Textual would believe them for ever
+        os.environ.pop(stale, None)
     with ExitStack() as afterwards:
+        _restored_at_last(afterwards)
         for handler in waiting:
             afterwards.callback(handler.close)  # which says it all
         afterwards.callback(setattr, root, "handlers", handlers)
@@ -389,6 +424,15 @@ def _terminal_to_itself() -> Iterator[None]:
             afterwards.callback(os.dup2, document, number)
             os.dup2(sys.__stderr__.fileno(), number)
         yield
+
+
+def _restored_at_last(afterwards: ExitStack) -> None:
+    """However the screen is left, the terminal takes keys as it did before."""
+    import termios
+
+    with suppress(termios.error, OSError):
+        descriptor = sys.stdin.fileno()
+        afterwards.callback(termios.tcsetattr, descriptor, termios.TCSANOW, termios.tcgetattr(descriptor))
 
 
 def _save_report(run: Path, directory: Path) -> list[Path]:

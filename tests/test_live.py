@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -20,13 +23,15 @@ from typing import Any
 import psutil
 import pytest
 
+from specprof.commands.named import studies_of
 from specprof.data.prompts import Prompt
 from specprof.errors import ResourceError
 from specprof.experiments.config import RunConfig
 from specprof.experiments.live import ControlPage, LiveFeed, Session
 from specprof.experiments.live_device import DeviceReader
 from specprof.experiments.live_display import Display
-from specprof.experiments.saved_runs import read_run
+from specprof.experiments.saved_runs import read_run, saved_runs
+from specprof.experiments.study import of_run
 from specprof.models.registry import ModelPair, get_pair
 from specprof.profiling.events import Prefilled, PromptEnded, Round, RunEnded, RunStarted, read_events
 from specprof.profiling.feed import (
@@ -40,6 +45,7 @@ from specprof.profiling.feed import (
     Loading,
     Message,
     Prompts,
+    Refused,
     Texts,
     from_json_line,
 )
@@ -301,7 +307,7 @@ def test_another_k_holds_from_the_next_round_on_and_is_another_run(
     before, after = messages[:place], messages[place:]
     (ended,) = of_type(before, PromptEnded)
     assert (ended.prompt_id, ended.decoder, ended.interactive) == ("p0", "SD-K2", True)
-    assert isinstance(before[-1], RunEnded)
+    assert not of_type(before, RunEnded), "it was left before its end"
     (started,) = of_type(after, RunStarted)
     assert started.config["k"] == 5
     ends = of_type(after, PromptEnded)
@@ -311,6 +317,17 @@ def test_another_k_holds_from_the_next_round_on_and_is_another_run(
         expected = tokens(first[1], "SD-K2", prompt.prompt_id)
         assert len(expected) == NEW_TOKENS
         assert tokens(after, "SD-K5", prompt.prompt_id) == expected
+
+
+def test_a_run_that_starts_paused_says_so(screen: Screen) -> None:
+    screen.anew(paused=True)
+    screen.until_mode("paused")
+    screen.step(3)
+    screen.send(k=4, skips=screen.control.skips + 1)
+    screen.send(steps=screen.control.steps + 1)
+    messages = screen.until(lambda messages: bool(of_type(messages, RunStarted)) and bool(of_type(messages, Going)))
+    place = messages.index(of_type(messages, RunStarted)[0])
+    assert [m.mode for m in of_type(messages[place:], Going)] == ["paused"]
 
 
 def test_another_k_during_the_last_generation_is_another_run_too(
@@ -325,7 +342,7 @@ def test_another_k_during_the_last_generation_is_another_run_too(
     messages = screen.until_mode("finished")
     (started,) = of_type(messages, RunStarted)
     assert started.config["k"] == 1 and len(of_type(messages, PromptEnded)) == 5
-    assert of_type(messages, RunEnded, RunStarted)[1] is started, "the run that was under way had its end"
+    assert [type(m) for m in of_type(messages, RunEnded, RunStarted)] == [RunStarted, RunEnded], "one came to its end"
 
 
 def test_k_has_a_limit(screen: Screen) -> None:
@@ -333,14 +350,19 @@ def test_k_has_a_limit(screen: Screen) -> None:
     messages = screen.until_mode("finished")
     (started,) = of_type(messages, RunStarted)
     assert started.config["k"] == 8 == max(r.k or 0 for r in of_type(messages, Round))
+    (refused,) = of_type(messages, Refused)
+    assert (refused.k, refused.temperature) == (8, 0.0) and "K 500 " in refused.message and refused.hint
 
 
 def test_what_excludes_something_else_is_not_done(screen: Screen) -> None:
     screen.send(k=AUTO_K)  # not with --deterministic
-    time.sleep(0.1)
+    (refused,) = of_type(screen.until(lambda messages: bool(of_type(messages, Refused))), Refused)
+    assert (refused.k, refused.temperature) == (2, 0.0) and refused.message and refused.hint
     screen.anew()
-    (started,) = of_type(screen.until_mode("finished"), RunStarted)
+    messages = screen.until_mode("finished")
+    (started,) = of_type(messages, RunStarted)
     assert started.config["k"] == 2
+    assert not of_type(messages, Refused), "it is said once"
 
 
 def test_another_temperature_holds_from_the_next_generation_on(screen: Screen) -> None:
@@ -365,7 +387,7 @@ def test_a_prompt_is_left_for_the_next(screen: Screen) -> None:
     messages = screen.until_mode("finished")
     assert [(e.prompt_id, e.decoder) for e in of_type(messages, PromptEnded)] == [("p1", "SD-K2"), ("p1", "AR")]
     assert {m.prompt_id for m in of_type(messages, Prefilled, Round)} == {"p1"}
-    assert isinstance(messages[-2], RunEnded)
+    assert not of_type(messages, RunEnded), "a prompt is missing"
 
 
 def test_a_run_of_which_nothing_is_finished_leaves_no_file(screen: Screen, results: Path) -> None:
@@ -378,14 +400,18 @@ def test_a_run_of_which_nothing_is_finished_leaves_no_file(screen: Screen, resul
     assert not Path(kept.path).exists()
 
 
-def test_a_run_that_is_given_up_has_its_end(screen: Screen) -> None:
+def test_a_run_that_is_given_up_is_not_complete(screen: Screen, results: Path) -> None:
     screen.anew(paused=True)
     (kept,) = of_type(screen.until_mode("paused"), Kept)
     screen.step(NEW_TOKENS + 3)
     screen.anew()
     screen.until(lambda messages: bool(of_type(messages, RunStarted)))
     run = read_run(Path(kept.path))
-    assert run.complete and [r.decoder for r in run.results] == ["AR"]
+    assert not run.complete and [r.decoder for r in run.results] == ["AR"]
+    assert of_run(run).caveats[-1] == "interrupted: 1 of 4 generations were made"
+    (listed,) = [saved for saved in saved_runs(results) if saved.path == Path(kept.path)]
+    assert not listed.complete
+    assert [study.name for study in studies_of([listed.run_id], results)] == [listed.run_id], "it can be named"
 
 
 def test_a_race_is_run_by_whoever_is_behind(screen: Screen) -> None:
@@ -418,6 +444,7 @@ def test_a_race_begins_with_the_next_prompt(screen: Screen) -> None:
 # --- the end
 
 
+@pytest.mark.slow
 def test_stopping_ends_the_file_and_k_can_choose_itself(results: Path) -> None:
     long = session(results, repetitions=1000, deterministic=False)
     screen = Screen(long, AUTO_K)
@@ -427,7 +454,7 @@ def test_stopping_ends_the_file_and_k_can_choose_itself(results: Path) -> None:
     assert not psutil.pid_exists(pid)
     (kept,) = of_type(messages, Kept)
     run = read_run(Path(kept.path))
-    assert run.complete and run.asked.k == "auto" and len(run.results) >= 4
+    assert not run.complete and run.asked.k == "auto" and len(run.results) >= 4
     assert {r.decoder for r in run.results} == {"AR", "SD-Kauto"}
     assert not any(r.interactive for r in run.results)
     assert len({round.k for r in run.results for round in r.rounds}) > 2, "it tries several"
@@ -436,6 +463,7 @@ def test_stopping_ends_the_file_and_k_can_choose_itself(results: Path) -> None:
     screen.feed.send(Control())
 
 
+@pytest.mark.slow
 def test_a_load_that_fails_says_why(tmp_path: Path) -> None:
     missing = str(tmp_path / "nothing")
     feed = LiveFeed(session(pair=ModelPair("own", missing, missing)), Control(k=2))
@@ -461,7 +489,7 @@ def test_an_engine_that_is_killed_while_it_decodes(results: Path) -> None:
     screen = Screen(session(results, repetitions=1000))
     messages = screen.until(lambda messages: len(of_type(messages, PromptEnded)) >= 2)
     os.kill(screen.feed.pid, signal.SIGKILL)
-    assert of_type(everything(screen.feed), Failed)[0].exit_code == 4
+    assert "SIGKILL" in of_type(everything(screen.feed), Failed)[0].message
     screen.feed.close()
     (kept,) = of_type(messages, Kept)
     run = read_run(Path(kept.path))
@@ -495,7 +523,14 @@ time.sleep(300)
 # --- around an engine
 
 
-def test_a_killed_engine_says_so_once() -> None:
+@pytest.mark.parametrize(
+    ("kills", "exit_code", "hint"), [((3, 3), 1, "somebody or something ended it"), ((3, 4), 4, "smaller models")]
+)
+def test_a_killed_engine_says_so_once(
+    kills: tuple[int, int], exit_code: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specprof.experiments.live.oom_kills", lambda: kills[0])
+    monkeypatch.setattr("specprof.experiments.executors.oom_kills", lambda: kills[1])
     with toy("wait") as feed:
         while not of_type(feed.read(), Going):
             time.sleep(0.01)
@@ -503,7 +538,7 @@ def test_a_killed_engine_says_so_once() -> None:
         messages = everything(feed)
         (failed,) = of_type(messages, Failed)
         assert messages.index(failed) == len(messages) - 1
-        assert failed.exit_code == 4 and "SIGKILL" in failed.message and failed.hint
+        assert failed.exit_code == exit_code and "SIGKILL" in failed.message and hint in failed.hint
 
 
 @pytest.mark.parametrize(
@@ -527,6 +562,16 @@ def test_nothing_comes_after_a_failure() -> None:
     with toy("fail") as feed:
         messages = everything(feed)
     assert messages[-2:] == [Going("running"), Failed("it is broken", "mend it", 5)]
+
+
+@pytest.mark.parametrize("line", ["what?", "[]", '{"aside":"Unheard"}', '{"event":"Round","k":1}', "\udcff"])
+def test_what_is_no_message_is_a_failure(line: str) -> None:
+    with toy(f"utter {line}") as feed:
+        messages = everything(feed)
+    assert messages[-2] == Going("running")
+    failed = messages[-1]
+    assert isinstance(failed, Failed) and failed.exit_code == 1
+    assert "is no message" in failed.message and failed.hint and failed.log_lines == ("its last words",)
 
 
 def test_what_is_wanted_arrives_and_a_stop_is_waited_for(tmp_path: Path) -> None:
@@ -581,6 +626,24 @@ def test_an_engine_that_can_not_be_started_leaves_nothing_open(monkeypatch: pyte
     assert (len(psutil.Process().open_files()), psutil.Process().num_fds()) == before
 
 
+def test_a_full_disk_is_known_before_it_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.FileIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Full(os.memfd_create("full"), "r+"))
+    with pytest.raises(ResourceError, match=r"no engine can be started: No space left") as raised:
+        LiveFeed(session(), Control())
+    assert "disk space" in raised.value.hint
+
+
+def test_on_other_systems_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = session()
+    monkeypatch.setattr("specprof.experiments.live.os", types.SimpleNamespace(name="nt"))
+    with pytest.raises(ResourceError, match="needs Linux or macOS"):
+        LiveFeed(asked, Control())
+
+
 def test_a_screen_needs_no_torch() -> None:
     loaded = loaded_after("import specprof.experiments.live")
     assert loaded.isdisjoint({*HEAVY, "numpy"})
@@ -630,11 +693,10 @@ def one_name(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_a_gpu_is_asked_where_the_models_are_on_one(one_name: pytest.MonkeyPatch) -> None:
     one_name.setitem(sys.modules, "pynvml", nvml_module())
     reader = DeviceReader(os.getpid())
-    assert [d.name for d in reader.read()] == ["cpu"]
+    cpu = reader.read()
+    assert cpu.name == "cpu" and cpu.memory_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
     reader.look_at(on("cuda:1"))
-    cpu, gpu = reader.read()
-    assert cpu.memory_bytes == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
-    assert gpu == Device("Card 1", 4, 100, 0.25, 350.5)
+    assert reader.read() == Device("Card 1", 4, 100, 0.25, 350.5)
 
 
 def test_a_gpu_need_not_answer_everything(one_name: pytest.MonkeyPatch) -> None:
@@ -642,7 +704,7 @@ def test_a_gpu_need_not_answer_everything(one_name: pytest.MonkeyPatch) -> None:
     one_name.setitem(sys.modules, "pynvml", nvml_module(**silent))
     reader = DeviceReader(os.getpid())
     reader.look_at(on("cuda"))
-    assert reader.read()[1] == Device("Card 0", 3, 100, None, None)
+    assert reader.read() == Device("Card 0", 3, 100, None, None)
 
 
 @pytest.mark.parametrize("module", [None, nvml_module(nvmlInit=refuses)])
@@ -650,14 +712,13 @@ def test_a_gpu_that_can_not_be_asked_is_left_out(module: types.ModuleType | None
     one_name.setitem(sys.modules, "pynvml", module)
     reader = DeviceReader(os.getpid())
     reader.look_at(on("cuda:0"))
-    assert [d.name for d in reader.read()] == ["cpu"]
+    assert reader.read().name == "cpu"
 
 
 def test_a_process_that_is_gone_has_no_memory() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    (device,) = DeviceReader(gone.pid).read()
-    assert device.memory_bytes is None
+    assert DeviceReader(gone.pid).read().memory_bytes is None
 
 
 # --- what is shared
@@ -669,6 +730,8 @@ def test_a_control_page_is_seen_by_both() -> None:
     control = Control(True, 3, 2**40, 4, AUTO_K, 0.7, True, 0.25)
     ours.write(control)
     assert theirs.read() == control
+    ours.write(Control(k=10**20))
+    assert theirs.read().k > 10**6, "no K is an error here"
     ours.write(Control())
     assert theirs.read() == Control()
     assert (theirs.stopped, ours.has_begun) == (False, False)
@@ -762,11 +825,11 @@ def test_a_full_socket_loses_rounds_and_nothing_else(told: Told) -> None:
     told.display.flush()
     after += told.read()
     # The end of a batch that was under way comes first, if there is one.
-    kept = after[after.index(replace(ENDED, token_texts=None)) :]
+    kept = after[after.index(Dropped(2)) :]
     assert kept == [
+        Dropped(2),
         replace(ENDED, token_texts=None),
         RunEnded(0),
-        Dropped(2),
         Texts({"40": "<40>", "41": "<41>"}),
         round_of(2, 40),
     ]

@@ -6,16 +6,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from specprof.decoding.request import Request
 from specprof.experiments.observer import Decoder, Observer, draft_matches, text_of
-from specprof.experiments.run import request_for
+from specprof.experiments.run import measure, request_for
+from specprof.experiments.saved_runs import read_run
 from specprof.profiling.comparison import compare
 from specprof.profiling.energy import EnergyMeter
-from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
+from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, to_json_line
 from specprof.profiling.metrics import GenerationResult, fold
 from test_experiment import encoded, loaded, quick
 from tiny_models import tiny_tokenizer
@@ -115,6 +117,31 @@ def test_the_first_repetition_notes_what_every_token_stands_for() -> None:
     assert {result.token_texts is None for result in again} == {True}
     rejected = [t for r in first for round in r.rounds for t in round.draft_tokens[round.num_accepted :]]
     assert set(rejected) - {token for result in first for token in result.generated_ids}, "drafted and not emitted"
+
+
+def test_in_a_run_each_token_is_noted_once_whatever_the_repetition() -> None:
+    observer = Observer(lambda token: f"<{token}>", noted=set())
+    again = observed(observer, prompts=(0,), repetition=1)
+    first = observed(observer)
+    seen = {token for r in (*again, *first) for round in r.rounds for token in (*round.draft_tokens, *r.generated_ids)}
+    told = [item for result in (*again, *first) for item in (result.token_texts or {}).items()]
+    assert sorted(told) == sorted((str(token), f"<{token}>") for token in seen), "each, and none twice"
+    assert again[0].token_texts, "of a later repetition, which came first"
+    assert first[0].token_texts is None and first[1].token_texts is None, "nothing new: greedy, it is the same text"
+    assert first[2].token_texts, "another prompt has other tokens"
+
+
+def test_a_run_says_what_all_its_tokens_stand_for(tmp_path: Path) -> None:
+    config = quick(temperature=1.0, repetitions=3)
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(map(to_json_line, measure(config, loaded(), encoded(config), "run"))))
+    text = text_of(tiny_tokenizer())
+    results = read_run(path).results
+    assert {result.repetition for result in results} == {0, 1, 2}
+    for result in results:
+        seen = {*result.generated_ids, *(token for round in result.rounds for token in round.draft_tokens)}
+        assert result.token_texts is not None
+        assert {str(token): text(token) for token in seen}.items() <= result.token_texts.items()
 
 
 def test_all_other_events_are_the_decoders_own() -> None:

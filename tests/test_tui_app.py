@@ -1,9 +1,11 @@
 """The app as a person uses it: keys, screens, failures, floods, in terminals of any size."""
 
+# ruff: noqa: RUF001  the signs of the stream are meant as they are
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 import tracemalloc
@@ -13,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.color import Color
+from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.screen import Screen
 
 from sample_feed import hostile_run, sample_run
 from specprof.errors import ResourceError, UnavailableError
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
-from specprof.profiling.feed import Control, Dropped, Failed, Going, Kept, Loading, Message, Texts
+from specprof.profiling.feed import Control, Dropped, Failed, Going, Kept, Loading, Message, Refused, Texts
 from specprof.profiling.signs import spelled
 from specprof.tui.app import SpecprofApp
 from specprof.tui.choices import Choice, Offer, PairOffer
+from specprof.tui.contrast import contrast
 from specprof.tui.details import Explain, Help, RoundDetails
-from specprof.tui.panels import CompactBar, HeaderBar, RoundPanel
+from specprof.tui.panels import CompactBar, HeaderBar, RoundPanel, SignsPanel
 from specprof.tui.start import StartScreen
 from specprof.tui.stream import TokenStream
 from specprof.tui.waiting import FailureScreen, LoadingScreen
@@ -45,6 +50,8 @@ class ScriptedFeed:
     closed: bool = False
 
     def read(self) -> Sequence[Message]:
+        if self.closed:
+            return ()
         said, self.waiting = self.waiting, []
         return said
 
@@ -131,7 +138,7 @@ def watch(
 
     async def run() -> SpecprofApp:
         app = SpecprofApp(open_feed or (lambda choice: feed), OFFER, CHOICE, start=start, fps=0.001, **options)
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             session = Session(app, pilot, feed)
             if start and open_feed is None:
                 await until(lambda: bool(feed.controls))
@@ -163,17 +170,21 @@ def test_loading_then_the_main_screen() -> None:
     watch(script)
 
 
-def test_a_choice_is_asked_for_and_remembered() -> None:
+def test_a_choice_is_asked_for_and_remembered_once_it_works() -> None:
     remembered: list[Choice] = []
 
     async def script(s: Session) -> None:
         assert s.on(StartScreen)
         s.app.screen.dismiss(CHOICE)
-        await until(lambda: bool(remembered))
+        await until(lambda: bool(s.feed.controls))
         assert s.feed.control == Control(k=4, temperature=0.8)
+        await s.say(Loading("warm-up", 1, 3))
+        assert not remembered
+        await s.say(*up_to_round(2))
+        await s.say(*told(RUN))
+        assert remembered == [CHOICE]
 
     watch(script, start=False, remember=remembered.append)
-    assert remembered == [CHOICE]
 
 
 def test_loading_can_be_cancelled_while_the_feed_is_opened() -> None:
@@ -231,6 +242,20 @@ def test_a_dead_engine_leaves_the_app_alive() -> None:
 
     app = watch(script)
     assert app.failure == failed
+
+
+def test_an_unexpected_failure_to_open_is_told_too() -> None:
+    def stumble(choice: Choice) -> ScriptedFeed:
+        raise ZeroDivisionError("in some library")
+
+    async def script(s: Session) -> None:
+        await until(lambda: s.on(FailureScreen))
+        await s.pilot.pause()
+        assert "ZeroDivisionError" in s.text() and "report it" in s.text()
+        await s.press("q")
+
+    failure = watch(script, open_feed=stumble).failure
+    assert failure is not None and failure.exit_code == 1 and any("stumble" in line for line in failure.log_lines)
 
 
 def test_the_way_back_from_a_failure_forgets_it() -> None:
@@ -326,6 +351,38 @@ def test_a_step_shows_a_round_in_three_stages() -> None:
     watch(script)
 
 
+def test_there_is_nothing_to_step_through_at_the_end() -> None:
+    async def script(s: Session) -> None:
+        await s.say(*told(RUN), Going("finished"))
+        await s.press("s")
+        assert not s.feed.control.paused and not s.app.state.stepping
+        assert "space" in s.notes()
+
+    watch(script)
+
+
+def test_going_on_ends_stepping() -> None:
+    async def script(s: Session) -> None:
+        await s.say(*up_to_round(3))
+        await s.press("s")
+        await s.say(*told(RUN), Going("finished"))
+        await s.press("space")
+        assert not s.app.state.stepping and not s.feed.control.paused
+
+    watch(script)
+
+
+def test_what_the_engine_refuses_is_said_and_taken_back() -> None:
+    async def script(s: Session) -> None:
+        await s.say(*up_to_round(3))
+        await s.press("]")
+        await s.say(Refused("this [b]can't[/b] be sampled", "stay at 0", 4, 0.8))
+        assert s.app.control.temperature == 0.8
+        assert "this [b]can't[/b] be sampled" in s.notes()
+
+    watch(script)
+
+
 def test_settings_on_the_way() -> None:
     async def script(s: Session) -> None:
         await s.say(*up_to_round(3))
@@ -364,13 +421,66 @@ def test_views() -> None:
     async def script(s: Session) -> None:
         await s.say(*told(RUN))
         stream = s.app.screen.query_one("#stream", TokenStream)
-        assert stream.border_title == "speculative decoding"
+        assert stream.border_title == "Speculative decoding"
         await s.press("b")
-        assert stream.border_title == "plain decoding"
+        assert stream.border_title == "Plain decoding"
         await s.press("b")
-        assert stream.border_title == "speculative decoding"
+        assert stream.border_title == "Speculative decoding"
 
     watch(script)
+
+
+def test_folding_what_was_rejected() -> None:
+    async def script(s: Session) -> None:
+        await s.say(*up_to_round(30))
+        stream = s.app.screen.query_one("#stream", TokenStream)
+        unfolded, height = s.text(), stream.virtual_size.height
+        assert "¦" in unfolded and "‹+" not in unfolded
+        await s.press("f")
+        assert stream.folded and stream.follows
+        assert re.search(r"‹\+[1-4]›", s.text()) and stream.virtual_size.height < height
+        await s.press("b", "b", "f")
+        assert s.text() == unfolded
+
+    watch(script)
+
+
+@pytest.mark.parametrize(
+    ("size", "panel"), [((120, 40), True), ((120, 38), True), ((120, 37), False), ((80, 24), False)]
+)
+def test_signs_are_explained_once(size: tuple[int, int], panel: bool) -> None:
+    async def script(s: Session) -> None:
+        await s.say(*up_to_round(5))
+        assert s.app.screen.query_one(SignsPanel).display == panel
+        stream = s.app.screen.query_one("#stream", TokenStream)
+        assert bool(stream.border_subtitle) != panel
+        await s.pilot.resize_terminal(*(100, 30) if panel else (130, 44))
+        await s.pilot.pause()
+        assert bool(stream.border_subtitle) == panel
+
+    watch(script, size=size)
+
+
+_DRAWN = re.compile("[\u2500-\u259f\u2800-\u28ff]+")
+
+
+@pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
+def test_every_word_can_be_read(theme: str) -> None:
+    async def script(s: Session) -> None:
+        await s.say(*up_to_round(12))
+        for key in ("s", "d", "escape", "e", "escape", "question_mark"):
+            await s.press(key)
+            pages = s.app.screen.query(VerticalScroll)
+            seen = pages.first().region if pages else s.app.screen.region  # what is behind a page is darker
+            for strip in s.app.screen._compositor.render_strips()[seen.y : seen.bottom]:
+                for segment in strip.crop(seen.x, seen.right):
+                    words, style = _DRAWN.sub("", segment.text).strip(), segment.style
+                    if not words or style is None or style.color is None or style.bgcolor is None:
+                        continue
+                    ink, paper = Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor)
+                    assert contrast(ink, paper) >= 4.5, (key, words, ink, paper)
+
+    watch(script, theme=theme)
 
 
 def test_selecting_rounds_by_keys() -> None:
@@ -485,6 +595,37 @@ def test_a_report_is_written_while_the_engine_waits() -> None:
     assert written == [Path("run.jsonl")]
 
 
+def test_a_report_does_not_go_on_with_what_somebody_has_stopped() -> None:
+    release = threading.Event()
+    done = threading.Event()
+
+    def save(path: Path) -> list[Path]:
+        release.wait(10)
+        done.set()
+        return [path]
+
+    async def script(s: Session) -> None:
+        await s.say(Kept("run.jsonl"), *told(RUN))
+        await s.press("w", "s")
+        release.set()
+        await until(lambda: "report: run.jsonl" in s.notes())
+        assert s.feed.control.paused and s.feed.control.steps == 1
+
+    watch(script, save_report=save)
+    assert done.is_set()
+
+
+@pytest.mark.parametrize("name", ["a[/b]c", "a\x1b[31mc"])
+def test_names_are_no_markup(tmp_path: Path, name: str) -> None:
+    async def script(s: Session) -> None:
+        await s.say(*up_to_round(4))
+        await s.press("x")
+        assert ("[/b]" in s.notes() or "u{1b}[31m" in s.notes()) and "\x1b" not in s.notes()
+        assert s.text()
+
+    watch(script, directory=tmp_path / name)
+
+
 def test_a_report_that_fails_says_why() -> None:
     def save(path: Path) -> list[Path]:
         raise ResourceError("the [disk] is full", "free some space")
@@ -589,25 +730,26 @@ def test_a_flood_stays_bounded_and_responsive() -> None:
         events = sample_run(2, num_tokens=200)
         yield told(events)
         beginning = [event for event in events if isinstance(event, Prefilled | Round)]
-        for _ in range(24):
+        for _ in range(20):
             yield list(beginning)
 
     async def script(s: Session) -> None:
         source = flood()
         await s.say(*next(source))
+        waited = []
         for _ in range(12):
             await s.say(*next(source))
-        tracemalloc.start()
-        before, _ = tracemalloc.get_traced_memory()
-        worst = 0.0
-        for messages in source:
-            await s.say(*messages)
             start = time.perf_counter()
             await s.press("b")
-            worst = max(worst, time.perf_counter() - start)
+            waited.append(time.perf_counter() - start)
+        # 500 events came before each key. The figure itself is for benchmarks/observer.py.
+        assert sorted(waited)[len(waited) // 2] < 1
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        for messages in source:
+            await s.say(*messages)
         after, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert after - before < 6_000_000
-        assert worst < 2  # traced, beside other tests: the figure itself is for benchmarks/observer.py
 
     watch(script)

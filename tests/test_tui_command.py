@@ -22,7 +22,7 @@ from specprof.errors import SpecprofError, UnavailableError, UsageError
 from specprof.experiments.live import Session
 from specprof.models import hub
 from specprof.profiling.events import RunEnded, RunStarted
-from specprof.profiling.feed import AUTO_K, Control, Failed, Feed, Texts
+from specprof.profiling.feed import AUTO_K, Control, Failed, Feed, Kept, Texts
 from specprof.tui.choices import Choice, Offer
 from test_import_hygiene import HEAVY, loaded_after
 
@@ -305,7 +305,8 @@ def test_a_replay(name: str) -> None:
     screen = Screen.last
     assert screen.start and screen.offer.replay and screen.choice.pace == 16
     feed = screen.open_feed(screen.choice)
-    texts, run, *_ = feed.read()
+    texts, kept, run, *_ = feed.read()
+    assert isinstance(kept, Kept) and kept.path is not None and Path(kept.path).samefile(path)
     assert isinstance(texts, Texts) and len(texts.tokens) > 20
     assert isinstance(run, RunStarted) and run.run_id == path.stem
     assert not feed.live

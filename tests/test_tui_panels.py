@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
 from textual.containers import VerticalScroll
+from textual.geometry import Region
 from textual.pilot import Pilot
-from textual.visual import VisualType
 
 from sample_feed import hostile_run, hostile_texts, sample_run
 from specprof.profiling.comparison import compare
@@ -32,6 +32,7 @@ from specprof.tui.panels import (
     Panel,
     PhasePanel,
     RoundPanel,
+    SignsPanel,
     SpeedPanel,
     teaching,
 )
@@ -160,9 +161,11 @@ def seen(state: TuiState, width: int = 44, *, ascii: bool = False, **shown: obje
     st.floats(-1, 2, allow_nan=False) | st.sampled_from([0.0, 1.0, 1e-9]), st.integers(0, 40), st.sampled_from(GLYPHS)
 )
 def test_a_bar_is_as_wide_as_asked_and_never_lies(share: float, width: int, glyphs: Glyphs) -> None:
-    drawn = bar(share, width, glyphs)
-    assert cell_len(drawn) == width
-    filled = len(drawn.rstrip())
+    (drawn, style), (track, _) = bar(share, width, "bold", glyphs)
+    assert style == "bold"
+    assert cell_len(drawn + track) == width
+    assert set(track) <= {glyphs.rest}
+    filled = len(drawn)
     assert (filled == 0) == (share <= 0 or width == 0)
     assert abs(filled - max(0.0, min(1.0, share)) * width) <= 1
     if share >= 1:
@@ -170,8 +173,8 @@ def test_a_bar_is_as_wide_as_asked_and_never_lies(share: float, width: int, glyp
 
 
 def test_a_bar_is_drawn_to_an_eighth() -> None:
-    assert [bar(eighth / 8, 1, UNICODE) for eighth in range(9)] == [" ", *"▏▎▍▌▋▊▉█"]
-    assert bar(0.5, 4, ASCII) == "##  "
+    assert [bar(eighth / 8, 1, "", UNICODE)[0][0] for eighth in range(9)] == ["", *"▏▎▍▌▋▊▉█"]
+    assert "".join(text for text, _ in bar(0.5, 4, "", ASCII)) == "##.."
 
 
 def test_a_sparkline_goes_from_low_to_high() -> None:
@@ -250,22 +253,26 @@ def test_nothing_is_said_of_what_is_not_known() -> None:
     assert shown["header"] == "specprof … loading · 01:23"
     assert shown["round"] == "no round yet: nothing has been drafted"
     assert shown["acceptance"] == "nothing drafted yet"
-    assert shown["phases"] == "ms last 50 whole run draft - - - verify - - - sample - - - overhead - - - total - - -"
-    assert "SD - - AR - - speedup - · no text of both arms yet predicted -" in shown["speed"]
+    phases = re.sub("░+ ", "", shown["phases"])
+    assert phases == "last 50 whole run draft - - - verify - - - sample - - - overhead - - - total - - -"
+    assert "speculative - - plain - - speedup - · no text of both arms yet predicted -" in shown["speed"]
     assert shown["device"] == "- memory - · busy - · power -"
     assert not re.search(r"\d", shown["compact"])
 
 
 def test_what_has_not_changed_is_not_painted_again(monkeypatch: pytest.MonkeyPatch) -> None:
     painted: list[Panel] = []
-    update = Panel.update
+    lines_painted: dict[Panel, int] = {}
+    refresh = Panel.refresh
 
-    def counted(panel: Panel, content: VisualType = "", *, layout: bool = True) -> None:
+    def counted(panel: Panel, *regions: Region, layout: bool = False, **options: bool) -> Panel:
         assert not layout  # panels are as large as they are
-        painted.append(panel)
-        update(panel, content, layout=layout)
+        if regions:  # else a title has changed
+            painted.append(panel)
+            lines_painted[panel] = len(regions)
+        return refresh(panel, *regions, layout=layout, **options)
 
-    monkeypatch.setattr(Panel, "update", counted)
+    monkeypatch.setattr(Panel, "refresh", counted)
     events = sample_run()
 
     async def act(app: Screen, pilot: Pilot[None]) -> None:
@@ -284,6 +291,10 @@ def test_what_has_not_changed_is_not_painted_again(monkeypatch: pytest.MonkeyPat
         state.apply(A_DEVICE)
         app.show(state, elapsed=84.1)
         assert painted == [app.device]
+        painted.clear()
+        state.apply(dataclasses.replace(A_DEVICE, watts=40.0))
+        app.show(state, elapsed=84.1)
+        assert painted == [app.device] and lines_painted[app.device] == 1  # the other lines are what they were
         painted.clear()
         rounds = iter(e for e in events[40:] if isinstance(e, Round) and e.draft_tokens)
         state.apply(next(rounds))
@@ -327,6 +338,34 @@ def test_colours_are_the_themes(theme: str) -> None:
     on_screen(act, 60)
 
 
+@pytest.mark.parametrize("height", [5, 7])
+@pytest.mark.parametrize("ascii", [False, True])
+def test_signs_are_told_where_there_is_room(height: int, ascii: bool) -> None:
+    class Only(App[None]):
+        CSS = f"SignsPanel {{ height: {height}; }}"
+
+        def compose(self) -> ComposeResult:
+            yield SignsPanel(ascii=ascii)
+
+    async def run() -> None:
+        app = Only()
+        async with app.run_test(size=(46, 20)) as pilot:
+            await pilot.pause()
+            panel = app.query_one(SignsPanel)
+            shown = words(panel)
+            signs = panel.glyphs.text
+            begin, end = signs.rejected
+            assert f"{begin}{'rejected' if height == 5 else 'word'}{end}" in shown
+            assert signs.unjudged in shown and signs.corrected in shown and signs.bonus in shown
+            for word in ("accepted", "rejected", "not judged", "corrected", "bonus"):
+                assert word in shown
+            assert shown.isascii() == ascii
+            assert ("behind a rejected one" in shown) == (height == 7)
+            assert all(line[-3] == " " for line in lines(panel)[1:-1])  # nothing is cut off
+
+    asyncio.run(run())
+
+
 # The header
 
 
@@ -353,9 +392,9 @@ def test_the_header_says_how_it_goes() -> None:
     async def act(app: Screen, pilot: Pilot[None]) -> None:
         for message, live, said in (
             (Going("running"), True, "● live"),
-            (Going("running"), False, "⟲ replay x0.25"),
-            (Going("paused"), True, "⏸ paused"),
-            (Going("paused"), False, "⏸ replay paused"),
+            (Going("running"), False, "► replay x0.25"),
+            (Going("paused"), True, "‖ paused"),
+            (Going("paused"), False, "‖ replay paused"),
             (Going("finished"), True, "■ finished"),
             (Failed("out of memory", "use less", 4), True, "✗ failed"),
             (Loading("loading tiny_dev"), True, "… loading tiny_dev"),
@@ -367,6 +406,15 @@ def test_the_header_says_how_it_goes() -> None:
             assert f" {said} ·" in words(app.header)
 
     on_screen(act, 80)
+
+
+def test_what_was_asked_for_is_told_first() -> None:
+    state = told(sample_run()[:150])
+    for width in (60, 80, 120):
+        assert "K 6 from the next prompt on" in seen(state, width, pending="K 6 from the next prompt on")["header"]
+    both = "K 6, temperature 0.9 from the next prompt on"
+    assert both in seen(state, 100, pending=both)["header"]
+    assert "K 6, temperature 0.9" in seen(state, 60, pending=both)["header"]
 
 
 def test_a_long_name_gives_way() -> None:
@@ -502,9 +550,10 @@ def _rejecting(round: Round) -> bool:
 def test_the_draft_comes_first() -> None:
     state = stepped(sample_run(1), _rejecting, 0)
     title, _, *rows = _table(state)
-    assert title.split(" ─")[1].strip().endswith(", draft") or ", draft " in title
+    assert ", 1 of 3: draft ─" in title
+    assert " s: next ─" in rows[-1]
     assert re.fullmatch(r'1 ".*" +\d\.\d{3} +· +· +·', rows[0])
-    told_so = " ".join(rows[4:-1])
+    told_so = " ".join(rows[4:-1]).strip()
     assert re.match(r"The draft proposes 4 tokens, one after the other: 4 cheap passes \(\d\.\d+ ms\)\.", told_so)
     assert "corrected" not in told_so
 
@@ -571,7 +620,7 @@ def test_acceptance_is_that_of_the_run() -> None:
         zip(counts.acceptance_rate_per_pos, counts.conditional_acceptance_rate, strict=True), 1
     ):
         assert reached is not None
-        assert re.search(rf" {position} [█▉▊▋▌▍▎▏]+ {rate * 100:.0f} % {reached * 100:.0f} % if reached", shown)
+        assert re.search(rf" {position} [█▉▊▋▌▍▎▏]+░* {rate * 100:.0f} % {reached * 100:.0f} % if reached", shown)
     latest = re.search(r"last 50 ([▁▂▃▄▅▆▇█]+)$", shown)
     assert latest is not None
     rounds = [e for e in events if isinstance(e, Round) and e.draft_tokens and not e.cut]
@@ -622,14 +671,14 @@ def test_speed_is_that_of_the_comparison() -> None:
     assert f"predicted {costs.speedup_predicted_with_ar_overhead:.2f}x · best K {costs.best_k} (" in shown
     assert compared.baseline is not None
     assert compared.speculative is not None
-    assert re.search(rf"SD \d+\.\d {compared.speculative.tokens_per_second:.1f} AR", shown)
-    assert re.search(rf"AR \d+\.\d {compared.baseline.tokens_per_second:.1f} ", shown)
+    assert re.search(rf"speculative \d+\.\d {compared.speculative.tokens_per_second:.1f} plain", shown)
+    assert re.search(rf"plain \d+\.\d {compared.baseline.tokens_per_second:.1f} ", shown)
 
 
 def test_an_interval_needs_five_prompts() -> None:
     shown = seen(told(sample_run(3)), 80)
-    assert "x so far · needs 5 prompts: 3 so far" in shown["speed"]
-    assert "needs 5 prompts: 3 so far" in shown["compact"]
+    assert "x so far · no interval: 3 of 5 prompts" in shown["speed"]
+    assert "no interval: 3 of 5 prompts" in shown["compact"]
 
 
 def test_doubt_is_said_in_words() -> None:
@@ -658,7 +707,7 @@ def test_doubt_is_said_in_words() -> None:
 
 def test_a_run_without_plain_decoding_has_no_speedup() -> None:
     shown = seen(told(sample_run(baseline=False)), 60)
-    assert "AR - -" in shown["speed"]
+    assert "plain - -" in shown["speed"]
     assert "speedup - · no text of both arms yet predicted -" in shown["speed"]
 
 
@@ -676,13 +725,13 @@ def test_a_race_shows_both_clocks() -> None:
     assert ar is not None
     assert sd.num_tokens > ar.num_tokens == 4
     shown = seen(state)["speed"]
-    for name, generation in (("SD", sd), ("AR", ar)):
-        assert re.search(rf"{name} [█▉▊▋▌▍▎▏]+ +{generation.num_tokens}/40 +{generation.seconds:.2f} s", shown)
+    for name, generation in (("speculative", sd), ("plain", ar)):
+        assert re.search(rf"{name} [█▉▊▋▌▍▎▏]+░* +{generation.num_tokens}/40 +{generation.seconds:.2f} s", shown)
     ended = [e for e in events if isinstance(e, PromptEnded) and e.decoder != "AR"]
     for event in fast[3:]:
         state.apply(event)
     state.apply(ended[0])
-    assert re.search(r"SD █+ 40/40 +\d\.\d\d s ✓ AR", seen(state)["speed"])
+    assert re.search(r"speculative █+ 40/40 +\d\.\d\d s ✓ plain", seen(state)["speed"])
 
 
 def test_the_device_has_what_is_known() -> None:
@@ -699,9 +748,9 @@ def test_a_small_terminal_has_the_figures_that_matter() -> None:
     rate, length = state.acceptance.draft_acceptance_rate, state.acceptance.mean_acceptance_length
     assert rate is not None
     shown = seen(state, 80)["compact"]
-    assert re.match(rf"accepted {rate * 100:.0f} % [█▉▊▋▌▍▎▏]+ · {length:.2f} tokens per round", shown)
+    assert re.match(rf"accepted {rate * 100:.0f} % [█▉▊▋▌▍▎▏]+░* · {length:.2f} tokens per round", shown)
     assert re.search(r"SD \d+\.\d AR \d+\.\d tokens/s · \d\.\d\dx faster \[", shown)
-    assert [int(share) for share in re.findall(r"(?:draft|verify|sample|overhead) \S+ (\d+) %", shown)] == [
+    assert [int(share) for share in re.findall(r"(?:draft|verify|sample|overhead) (\d+) %", shown)] == [
         round(getattr(state.arms["SD"].recent, name) / state.arms["SD"].recent.seconds * 100)
         for name in ("draft", "verify", "sample", "overhead")
     ]

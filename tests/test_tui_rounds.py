@@ -30,7 +30,7 @@ def test_a_token_is_rejected() -> None:
         (3, " c", "not judged"),
     ]
     assert [p.why for p in shown.positions] == [
-        "the target finds it at least as probable",
+        "the target is at least as sure",
         "u 0.700 >= 0.250",
         "behind a rejected token",
     ]

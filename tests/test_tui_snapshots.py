@@ -58,7 +58,7 @@ def until_round(prompt_id: str, number: int) -> list[Message]:
     return messages[: [*speculative][number - 1] + 1]
 
 
-MIDDLE = until_round("code_001", 13)
+MIDDLE = until_round("code_001", 14)
 
 
 def raced(share: float) -> list[Message]:
@@ -79,8 +79,13 @@ def draw(script: Script, *, size: tuple[int, int] = FULL, start: bool = True, th
     """An app at a time that stands still, told what the script tells it."""
     feed = ScriptedFeed()
 
+    began = iter((0.0,))
+
+    def clock() -> float:
+        return next(began, 12.0)
+
     async def run() -> None:
-        app = SpecprofApp(lambda _: feed, OFFER, CHOICE, start=start, fps=0.001, theme=theme, clock=lambda: 12.0)
+        app = SpecprofApp(lambda _: feed, OFFER, CHOICE, start=start, fps=0.001, theme=theme, clock=clock)
         async with app.run_test(size=size) as pilot:
             if start:
                 await until(lambda: bool(feed.controls))

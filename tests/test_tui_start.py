@@ -235,12 +235,21 @@ def test_everything_can_be_reached_in_a_window_of_any_size(size: tuple[int, int]
     shown(act, size=size)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_it_is_shown_from_its_beginning(size: tuple[int, int]) -> None:
+    async def act(pilot: Pilot[Choice], screen: StartScreen) -> None:
+        await pilot.pause()
+        assert screen.query_one("#form").scroll_offset.y == 0
+
+    shown(act, size=size)
+
+
 def test_nothing_scrolls_at_80_by_24() -> None:
     async def act(pilot: Pilot[Choice], screen: StartScreen) -> None:
         assert screen.query_one("#form").max_scroll_y == 0
         seen = text_of(screen)
         assert f"{CHOSEN} tiny_dev" in seen and f"{NOT_CHOSEN} gpt2_dev" in seen
-        assert "Start" in seen and "Temperature" in seen and "Next field" in seen
+        assert "Start" in seen and "Temperature" in seen and "next field" in seen
 
     shown(act)
 

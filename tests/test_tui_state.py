@@ -251,6 +251,44 @@ def test_dropped_rounds_stay_out_of_the_speedup() -> None:
 # Steps
 
 
+def test_a_dropped_end_is_known_from_what_was_dropped() -> None:
+    state = told(STARTED, TEXTS, prefilled(), a_round(), Dropped(3), ended())
+    assert not state.arms["SD"].measured
+    assert [type(entry) for entry in entries(state)][-1] is Gap
+
+
+def test_one_gap_is_told_once() -> None:
+    state = told(STARTED, TEXTS, prefilled(), a_round(), Dropped(1), a_round(2), Dropped(1), ended())
+    assert sum(isinstance(entry, Gap) for entry in entries(state)) == 1
+
+
+def test_rounds_of_interfered_texts_are_in_no_prediction() -> None:
+    alone = [prefilled("AR"), step(), step(1), ended("AR")]
+    calm = told(STARTED, TEXTS, *alone, prefilled(), a_round(), a_round(1), ended())
+    state = told(STARTED, TEXTS, prefilled(prompt="x"), a_round(0, 0, prompt="x"), ended(prompt="x", interactive=True))
+    told(*alone, prefilled(), a_round(), a_round(1), ended(), state=state)
+    assert state.acceptance.num_spec_steps == 3, "what is on the screen counts all rounds"
+    assert state.figures.costs == calm.figures.costs is not None
+
+
+def test_a_prompt_that_was_left_does_not_stop_the_figures() -> None:
+    alone = [prefilled("AR"), step(), ended("AR")]
+    left = [prefilled(), a_round()]
+    state = told(STARTED, TEXTS, *alone, *left)
+    assert state.figures.speedup is None
+    again = dataclasses.replace(prefilled(), repetition=1), dataclasses.replace(a_round(), repetition=1)
+    told(*again, dataclasses.replace(ended(), repetition=1), state=state)
+    assert state.figures.speedup is not None and state.figures.speedup.value is not None
+
+
+def test_figures_are_exact_at_the_end() -> None:
+    run = sample_run(12, num_tokens=40)
+    state = told(*run, Going("finished"))
+    expected, found = compare(fold(run), temperature=0.8).speedup_decode, state.figures.speedup
+    assert expected is not None and found is not None
+    assert found.ci == pytest.approx(expected.ci, rel=1e-12)
+
+
 def test_a_round_is_revealed_stage_by_stage() -> None:
     state = told(STARTED, TEXTS, prefilled())
     state.stepping = True
@@ -348,6 +386,11 @@ def test_another_run_begins_anew_and_keeps_the_text() -> None:
     assert all(arm.times.rounds == arm.num_generations == 0 and not arm.measured for arm in state.arms.values())
     told(prefilled(), a_round(), state=state)
     assert spoken(state).startswith(text) and state.arms["SD"].num_generations == 1
+
+
+def test_a_text_that_was_left_is_no_race() -> None:
+    state = told(STARTED, TEXTS, prefilled("AR"), step(), dataclasses.replace(prefilled(), repetition=1))
+    assert not state.racing and not state.arms["AR"].decoding
 
 
 def test_a_race() -> None:

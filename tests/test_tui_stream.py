@@ -102,9 +102,11 @@ def told(events: Sequence[Event], prompt: str = "") -> TuiState:
     return state
 
 
-def broken(entries: Sequence[Entry], width: int, signs: Signs = FANCY) -> list[list[tuple[str, str, int]]]:
+def broken(
+    entries: Sequence[Entry], width: int, signs: Signs = FANCY, *, folded: bool = False
+) -> list[list[tuple[str, str, int]]]:
     """All entries as lines, at once."""
-    lines = Lines(width, signs)
+    lines = Lines(width, signs, folded=folded)
     for number, entry in enumerate(entries):
         lines.add(number, entry)
     return contents(lines)
@@ -158,7 +160,7 @@ def _all(signs: Signs) -> str:
 
 
 def test_headings_and_gaps_have_lines_of_their_own() -> None:
-    prompt = "first line\nsecond line\nthird line\nfourth\tline\n"
+    prompt = "first line\nsecond line\n\nthird line\n \nfourth\tline\n"
     entries: list[Entry] = [
         tokens(("ab", "accepted"), ("c", "bonus")),
         Gap(),
@@ -188,6 +190,10 @@ def test_an_unknown_prompt_takes_no_line() -> None:
     assert len(texts_of([Heading("p", "code", "", 1)])) == 1
 
 
+def test_a_prompt_of_blank_lines_takes_no_line() -> None:
+    assert len(texts_of([Heading("p", None, "\n \n\n\n", 1)])) == 1
+
+
 def test_newlines_and_tabs() -> None:
     assert texts_of([tokens(("a\n\n\tb\r\n", "accepted"), ("\tc", "bonus"))]) == ["a⏎", "⏎", "→   b\\u{d}⏎", "⁺→  c"]
 
@@ -202,6 +208,39 @@ def test_a_sign_stays_beside_its_token() -> None:
     assert texts_of([tokens(("12345678", "accepted"), ("a", "bonus"))], 10) == ["12345678", "⁺a"]
     assert texts_of([tokens(("123456789\n", "accepted"), ("a", "bonus"))], 10) == ["123456789⏎", "⁺a"]
     assert texts_of([tokens(("12345678", "rejected"), ("a", "corrected"))], 10) == ["‹12345678›", "»a"]
+
+
+def test_short_words_stay_whole() -> None:
+    # 19 cells for text
+    assert texts_of([tokens((" later in the year", "accepted"), (" trains", "accepted"), (" x", "bonus"))], 20) == [
+        " later in the year ",
+        "trains⁺ x",
+    ]
+    assert texts_of([tokens(("later in the year", "accepted"), (" trains", "rejected"), (" be", "corrected"))], 20) == [
+        "later in the year",
+        "‹ trains›» be",
+    ]
+    assert texts_of([tokens(("at last", "accepted"), (" extraordinarily", "accepted"), (" x", "bonus"))], 20) == [
+        "at last extraordina",
+        "rily⁺ x",
+    ]
+    assert texts_of([tokens(("à la fin de", "accepted"), (" l'année", "accepted"), (" x", "bonus"))], 16) == [
+        "à la fin de ",
+        "l'année⁺ x",
+    ]
+
+
+def test_what_was_rejected_can_be_folded() -> None:
+    entries: list[Entry] = [
+        tokens((" b", "accepted"), (" c", "rejected"), (" d", "rejected"), (" e", "rejected"), (" f", "corrected")),
+        tokens((" g", "rejected"), (" h", "corrected")),
+        tokens((" i", "accepted"), (" j", "bonus")),
+        Tokens((Piece(" k", "rejected"),)),
+    ]
+    (line,) = broken(entries, 40, folded=True)
+    assert "".join(text for text, _, _ in line) == " b‹+3›» f‹+1›» h i⁺ j‹+1›"
+    (line,) = broken(entries, 40, ASCII, folded=True)
+    assert "".join(text for text, _, _ in line) == " b[-+3-]~ f[-+1-]~ h i^ j[-+1-]"
 
 
 def test_wide_and_combining_characters_stay_whole() -> None:
@@ -239,10 +278,10 @@ _ENTRIES = st.lists(
 
 
 @settings(max_examples=80, deadline=None)
-@given(_ENTRIES, st.integers(0, 50), st.integers(1, 8), st.integers(1, 5))
-def test_appending_is_breaking_anew(entries: list[Entry], width: int, most: int, batch: int) -> None:
+@given(_ENTRIES, st.integers(0, 50), st.integers(1, 8), st.integers(1, 5), st.booleans())
+def test_appending_is_breaking_anew(entries: list[Entry], width: int, most: int, batch: int, folded: bool) -> None:
     """Whatever is kept is what it was before older lines were forgotten, and each entry knows its lines."""
-    transcript, lines, taken = Transcript(most), Lines(width), 0
+    transcript, lines, taken = Transcript(most), Lines(width, folded=folded), 0
     for begin in range(0, len(entries), batch):
         for entry in entries[begin : begin + batch]:
             transcript.add(entry)
@@ -252,7 +291,7 @@ def test_appending_is_breaking_anew(entries: list[Entry], width: int, most: int,
         for entry in transcript.since(taken):
             lines.add(taken, entry)
             taken += 1
-    everything = broken(entries, width)
+    everything = broken(entries, width, folded=folded)
     assert lines.end == len(everything)
     assert contents(lines) == everything[lines.forgotten :]
     for number in range(transcript.begin, transcript.end):
@@ -269,10 +308,11 @@ def test_appending_is_breaking_anew(entries: list[Entry], width: int, most: int,
 
 
 @settings(max_examples=60, deadline=None)
-@given(_PIECES, st.integers(6, 50))
-def test_no_character_is_lost(pieces: list[tuple[str, Kind]], width: int) -> None:
+@given(_PIECES, st.integers(6, 50), st.booleans())
+def test_no_character_is_lost(pieces: list[tuple[str, Kind]], width: int, folded: bool) -> None:
     emitted = [(text, kind) for text, kind in pieces if kind != "rejected"]
-    runs = [run for line in broken([Tokens(tuple(Piece(text, kind) for text, kind in pieces))], width) for run in line]
+    entry = Tokens(tuple(Piece(text, kind) for text, kind in pieces))
+    runs = [run for line in broken([entry], width, folded=folded) for run in line]
     shown = "".join(text for text, look, _ in runs if look not in ("sign", "rejected", "unjudged"))
     expected = "".join(visible(text) for text, _ in emitted)
     for left_out in "\n\t \N{VARIATION SELECTOR-16}\N{DOTTED CIRCLE}":  # signs, stops of tabs
@@ -459,6 +499,31 @@ def test_the_selected_round_is_set_off() -> None:
         assert [line[0:1] for line in drawn(stream)][3:6] == [" ", " ", "▌"]
         stream.show(transcript, None)
         assert not any(line.startswith("▌") for line in drawn(stream))
+
+    on_screen(app, act)
+
+
+def test_folding_keeps_the_place() -> None:
+    transcript = Transcript()
+    for i in range(100):
+        transcript.add(tokens((f"round {i:05}", "accepted"), (" rejected" * 8, "rejected"), ("x\n", "corrected")))
+    app = Screen(transcript)
+
+    async def act(pilot: Pilot[None]) -> None:
+        stream = app.stream
+        stream.show(transcript)
+        stream.bring_into_view(50)
+        await pilot.pause()
+        (first,) = {run[2] for run in stream._lines.at(stream.scroll_offset.y).runs}
+        for folded in (True, False):
+            stream.folded = folded
+            await pilot.pause()
+            assert not at_end(stream) and f"round {first:05}" in drawn(stream)[0]
+            assert ("‹+1›" in drawn(stream)[0]) == folded
+        stream.action_scroll_end()
+        stream.folded = True
+        await pilot.pause()
+        assert at_end(stream) and drawn(stream)[-1] == "  round 00099‹+1›»x⏎"
 
     on_screen(app, act)
 

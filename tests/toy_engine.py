@@ -40,6 +40,11 @@ def serve(arguments: Sequence[str]) -> None:
         display.add(Going("paused"))
         display.finish()
         os._exit(5)
+    if word == "utter":
+        display.add(Going("running"))
+        display.finish()
+        os.write(2, b"its last words\n")
+        os.write(display_fd, rest.encode("utf-8", "surrogateescape") + b"\n")
     if word == "flood":
         _flood(display)
     if word == "echo":

@@ -1,1 +1,1 @@
-"""The live view of a run. Nothing is here yet: it is planned, see the changelog for what there is."""
+"""The terminal interface: a state that is a fold over messages, and screens that show it."""

@@ -8,8 +8,10 @@ import dataclasses
 import json
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from textual import work
@@ -18,9 +20,12 @@ from textual.binding import Binding
 from textual.screen import Screen
 
 from specprof.errors import SpecprofError
+from specprof.files import write_whole
 from specprof.profiling import events
-from specprof.profiling.feed import AUTO_K, Control, Failed, Feed
+from specprof.profiling.feed import AUTO_K, Control, Failed, Feed, Kept, Refused
+from specprof.profiling.signs import visible
 from specprof.tui.choices import Choice, Offer
+from specprof.tui.contrast import LIGHT
 from specprof.tui.details import Explain, Help, RoundDetails
 from specprof.tui.start import StartScreen
 from specprof.tui.state import TuiState
@@ -36,8 +41,11 @@ THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
 _ANSWERED_WITHIN = (0.03, 0.06)
 """Seconds after a key when an engine has usually answered: too soon for a reader to notice, not for the next frame."""
 
+_TRACEBACK_LINES = 20
+
 INTERRUPTED = 130
-ENDED_BY = {signal.SIGTERM: 143, signal.SIGHUP: 129}
+ENDED_BY = {signal.SIGTERM: 143, signal.SIGINT: 130}
+"""Without these the terminal would be left as it is. When it hangs up (SIGHUP) there is nothing to restore."""
 
 
 class SpecprofApp(App[None]):
@@ -77,6 +85,7 @@ class SpecprofApp(App[None]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        self.register_theme(LIGHT)
         self.failure: Failed | None = None
         """What went wrong, if that is the last thing there is to say."""
         self.kept: list[str] = []
@@ -104,18 +113,18 @@ class SpecprofApp(App[None]):
         if self._wanted_theme is not None:
             self.theme = self._wanted_theme
         for number, code in ENDED_BY.items():
-            # Without this the terminal would be left as it is.
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, None, code)
+        _resume_only_what_was_suspended()
         self.set_interval(1 / self._fps, self.tick)
         if self._start:
             self.begin(self._choice)
         else:
             self.ask()
 
-    def ask(self, problem: tuple[str, str] | None = None) -> None:
+    def ask(self) -> None:
         """Show the start screen."""
-        self._show_alone(StartScreen(self._offer, self._choice, problem), self._chosen)
+        self._show_alone(StartScreen(self._offer, self._choice), self._chosen)
 
     def _chosen(self, choice: Choice | None) -> None:
         if choice is None:
@@ -142,13 +151,17 @@ class SpecprofApp(App[None]):
         try:
             feed = self._open_feed(choice)
         except SpecprofError as error:
-            self.call_from_thread(self._refused, attempt, error)
+            self.call_from_thread(self._refused, attempt, Failed(error.message, error.hint, error.exit_code))
+        except Exception as error:  # of any library on the way: what was shown stays, and says so
+            lines = tuple(traceback.format_exc().splitlines()[-_TRACEBACK_LINES:])
+            what = f"this is a bug in specprof: {type(error).__name__}: {error}"
+            self.call_from_thread(self._refused, attempt, Failed(what, "please report it with these lines", 1, lines))
         else:
             self.call_from_thread(self._opened, attempt, feed)
 
-    def _refused(self, attempt: int, error: SpecprofError) -> None:
+    def _refused(self, attempt: int, failure: Failed) -> None:
         if attempt == self._attempt:
-            self._fail(Failed(error.message, error.hint, error.exit_code))
+            self._fail(failure)
 
     def _opened(self, attempt: int, feed: Feed) -> None:
         if attempt != self._attempt:  # cancelled in the meantime
@@ -156,14 +169,11 @@ class SpecprofApp(App[None]):
             return
         self._feed = feed
         feed.send(self.control)
-        self._remember(self._choice)
 
     def tick(self) -> None:
         """Take what has come, and draw."""
         if self._feed is not None:
-            for message in self._feed.read():
-                self.state.apply(message)
-            self.kept += [path for path in self.state.kept if path not in self.kept]
+            self._take(self._feed)
             if self.state.failure is not None:
                 self._fail(self.state.failure)
             elif self.state.run is not None:
@@ -171,8 +181,18 @@ class SpecprofApp(App[None]):
         if self._loading is not None and self._loading.is_mounted:
             self._loading.show(self.state.loading, self._clock() - self._began)
 
+    def _take(self, feed: Feed) -> None:
+        for message in feed.read():
+            self.state.apply(message)
+            if isinstance(message, Kept) and message.path is not None and message.path not in self.kept:
+                self.kept.append(message.path)
+            elif isinstance(message, Refused):
+                self.control = dataclasses.replace(self.control, k=message.k, temperature=message.temperature)
+                self.notify(f"{message.message}; {message.hint}", severity="warning", timeout=10)
+
     def _show_watch(self) -> None:
         if self._watch is None:
+            self._remember(self._choice)  # it works
             self._loading = None
             self._watch = WatchScreen(self)
             self._show_alone(self._watch)
@@ -190,6 +210,7 @@ class SpecprofApp(App[None]):
         self._watch = self._loading = None
         feed, self._feed = self._feed, None
         if feed is not None:
+            self._take(feed)
             self._close(feed)
 
     @work(thread=True, group="close")
@@ -199,9 +220,8 @@ class SpecprofApp(App[None]):
     def end(self) -> None:
         """End the engine; to be called when the terminal has been restored."""
         if self._feed is not None:
+            self._take(self._feed)
             self._feed.close()
-            for message in self._feed.read():
-                self.state.apply(message)
 
     def _show_alone(self, screen: Screen[Any], callback: Callable[[Any], None] | None = None) -> None:
         while len(self.screen_stack) > 1:
@@ -241,13 +261,16 @@ class SpecprofApp(App[None]):
         return f"{', '.join(waiting)} from the next prompt on" if waiting else ""
 
     def action_pause(self) -> None:
+        self.state.stepping = False
         if self.state.status == "finished":
             self.steer(restarts=self.control.restarts + 1, paused=False)
             return
-        self.state.stepping = False
         self.steer(paused=not self.control.paused)
 
     def action_step(self) -> None:
+        if self.state.status == "finished":
+            self.notify("all is decoded: space decodes it once more")
+            return
         self.state.stepping = True
         if not self.control.paused or not self.state.reveal():
             self.steer(paused=True, steps=self.control.steps + 1)
@@ -315,9 +338,11 @@ class SpecprofApp(App[None]):
 
     def action_take_screenshot(self) -> None:
         name = time.strftime("specprof-%Y%m%d-%H%M%S.svg")
+        path = self._directory / name
+        picture = self.export_screenshot()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            path = self.save_screenshot(name, str(self._directory))
+            write_whole(path, lambda draft: draft.write_text(picture, encoding="utf-8"))
         except OSError as error:
             self.notify(f"the screenshot can't be written: {error.strerror or error}", severity="error")
         else:
@@ -331,30 +356,37 @@ class SpecprofApp(App[None]):
     def action_save_report(self) -> None:
         if self._save_report is None or not self.state.kept:
             self.notify("nothing is kept of this run, so there is nothing to report on", severity="warning")
-        elif not any(arm.measured for arm in self.state.arms.values()):
-            self.notify("no text is finished yet, or all of them were interfered with", severity="warning")
+        elif self.state.num_ended == self.state.num_interactive:
+            self.notify("no text is finished yet that nobody interfered with", severity="warning")
         elif not self._saving:
             self._saving = True
-            self.notify("writing the report; the engine waits")
+            self.notify("writing the report; the engine waits, and the text it is at does not count")
             # Drawing figures takes all of a core: what is measured meanwhile would not be worth much.
             was_paused = self.control.paused
             self.steer(paused=True)
-            self._write_report(Path(self.state.kept[-1]), was_paused)
+            self._write_report(Path(self.state.kept[-1]), None if was_paused else self.control)
 
     @work(thread=True, group="report")
-    def _write_report(self, path: Path, was_paused: bool) -> None:
+    def _write_report(self, path: Path, paused_by: Control | None) -> None:
         assert self._save_report is not None
         try:
             said, severity = "report: " + " and ".join(map(str, self._save_report(path))), "information"
         except SpecprofError as error:
             said, severity = f"no report: {error.message}; {error.hint}", "error"
-        self.call_from_thread(self._report_written, said, severity, was_paused)
+        except OSError as error:
+            said, severity = f"no report: {error.strerror or error}", "error"
+        self.call_from_thread(self._report_written, said, severity, paused_by)
 
-    def _report_written(self, said: str, severity: Any, was_paused: bool) -> None:
+    def _report_written(self, said: str, severity: Any, paused_by: Control | None) -> None:
+        """Say so; and go on, unless something else has been asked for in the meantime."""
         self._saving = False
-        self.notify(said, severity=severity, timeout=15, markup=False)
-        if not was_paused:
+        self.notify(said, severity=severity, timeout=15)
+        if self.control == paused_by:
             self.steer(paused=False)
+
+    def notify(self, message: str, **options: Any) -> None:
+        """Messages name files and quote what others said: none of it is markup, all of it can be seen."""
+        super().notify(visible(message), **options | {"markup": False})
 
     def action_interrupt(self) -> None:
         self.exit(return_code=INTERRUPTED)
@@ -373,3 +405,26 @@ class SpecprofApp(App[None]):
             await screen.run_action(action)
 
         return do
+
+
+def _resume_only_what_was_suspended() -> None:
+    """Textual takes the terminal over anew at every SIGCONT. Where it had not given it back before, it would take the
+    settings to be restored from a terminal that it has already changed, and read keys twice."""
+    suspend, resume = signal.getsignal(signal.SIGTSTP), signal.getsignal(signal.SIGCONT)
+    if not callable(suspend) or not callable(resume):
+        return  # a driver without a terminal
+    suspended = False
+
+    def on_suspend(number: int, frame: FrameType | None) -> None:
+        nonlocal suspended
+        suspended = True
+        suspend(number, frame)
+
+    def on_resume(number: int, frame: FrameType | None) -> None:
+        nonlocal suspended
+        if suspended:
+            suspended = False
+            resume(number, frame)
+
+    signal.signal(signal.SIGTSTP, on_suspend)
+    signal.signal(signal.SIGCONT, on_resume)

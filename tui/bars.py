@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
-from textual.content import Content
 
 from specprof.profiling.signs import visible
 from specprof.tui import lines as stream
@@ -15,6 +14,7 @@ from specprof.tui.page import MUTED, VERDICT_SIGNS
 Part = tuple[str, str]
 """Words and their style; the style's colours are the theme's."""
 Line = list[Part]
+_TRACK = "$foreground 25%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ class Glyphs:
 UNICODE = Glyphs(
     full="█",
     parts="▏▎▍▌▋▊▉",
-    rest=" ",
+    rest="░",
     levels="▁▂▃▄▅▆▇█",
     ellipsis="…",
     separator=" · ",
     running="●",
-    paused="⏸",
+    paused="‖",
     finished="■",
-    replay="⟲",
+    replay="►",
     failed="✗",
     loading="…",
     accepted=VERDICT_SIGNS["accepted"],
@@ -66,7 +66,7 @@ UNICODE = Glyphs(
 ASCII = Glyphs(
     full="#",
     parts="",
-    rest=" ",
+    rest=".",
     levels="_.-=*#",
     ellipsis="~",
     separator=" | ",
@@ -83,17 +83,19 @@ ASCII = Glyphs(
 )
 
 
-def bar(share: float, width: int, glyphs: Glyphs) -> str:
-    """As wide as asked; the share, within 0 and 1, is drawn to an eighth of a cell where there are characters for it.
+def bar(share: float, width: int, style: str, glyphs: Glyphs) -> Line:
+    """On a track that is as wide as asked and stands for all of it.
 
-    Something is never drawn as nothing.
+    The share, within 0 and 1, is drawn to an eighth of a cell where there are characters for it. Something is never
+    drawn as nothing.
     """
     steps = len(glyphs.parts) + 1
     filled = round(min(1.0, max(0.0, share)) * width * steps)
     if share > 0 and not filled and width:
         filled = 1
     whole, part = divmod(filled, steps)
-    return (glyphs.full * whole + (glyphs.parts[part - 1] if part else "")).ljust(width, glyphs.rest)
+    filled_cells = glyphs.full * whole + (glyphs.parts[part - 1] if part else "")
+    return [(filled_cells, style), (glyphs.rest * (width - len(filled_cells)), _TRACK)]
 
 
 def sparkline(shares: Sequence[float], glyphs: Glyphs) -> str:
@@ -149,12 +151,3 @@ def wrapped(text: str, width: int, style: str = "") -> list[Line]:
         else:
             lines.append(word)
     return [[(line, style)] for line in lines]
-
-
-def content(lines: Sequence[Line], width: int, height: int) -> Content:
-    """What fits; lines that are too wide are cut off."""
-    drawn = [
-        Content.assemble(*((text, style) if style else text for text, style in line)).truncate(width)
-        for line in lines[:height]
-    ]
-    return Content("\n").join(drawn)

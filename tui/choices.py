@@ -15,6 +15,9 @@ PACKAGED = "packaged"
 DRAFT_MODEL = "model"
 """The drafter that needs a second model."""
 
+LARGEST_K = 1000
+"""A number that nobody means by tokens drafted per round is one that was mistyped."""
+
 LAYER_SKIP = "layerskip"
 """The drafter that needs :attr:`Choice.draft_layers`."""
 
@@ -136,7 +139,7 @@ class Entries:
 
 
 def parse_k(text: str) -> int:
-    """``auto`` or a number.
+    """``auto`` or a number, 0 to :data:`LARGEST_K`.
 
     Raises:
         ValueError: neither; the message says what is wanted.
@@ -152,6 +155,8 @@ def parse_k(text: str) -> int:
         raise ValueError("This is neither a whole number nor auto.") from None
     if k < 0:
         raise ValueError("Give 0 or more; 0 is plain decoding.")
+    if k > LARGEST_K:
+        raise ValueError(f"Give {LARGEST_K} at most; 2 to 8 is usual.")
     return k
 
 

@@ -88,7 +88,7 @@ class RoundDetails(_Page):
     ]
 
     def __init__(self, shown: RoundView, run: RunFacts | None) -> None:
-        title = f"round {shown.round.index + 1}"
+        title = f"Round {shown.round.index + 1}"
         super().__init__(title, "esc close, y copy as JSON", partial(round_page, shown, run))
 
 
@@ -98,7 +98,7 @@ class Explain(_Page):
     BINDINGS = [Binding("e", "dismiss", "close")]  # noqa: RUF012
 
     def __init__(self, state: TuiState) -> None:
-        super().__init__("why it is as fast as it is", "esc close", partial(explain_page, state))
+        super().__init__("Why it is as fast as it is", "esc close", partial(explain_page, state))
 
     def on_mount(self) -> None:
         self.set_interval(1.0, self.query_one(_Text).show)
@@ -110,4 +110,4 @@ class Help(_Page):
     BINDINGS = [Binding("question_mark", "dismiss", "close")]  # noqa: RUF012
 
     def __init__(self) -> None:
-        super().__init__("help", "esc close", help_page)
+        super().__init__("Help", "esc close", help_page)

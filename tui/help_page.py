@@ -34,6 +34,10 @@ KEYS: tuple[tuple[str, tuple[tuple[tuple[str, ...], str], ...]], ...] = (
             (("b",), "the text of speculative or of plain decoding"),
             (("\N{LEFTWARDS ARROW}", "\N{RIGHTWARDS ARROW}"), "the round before, the round after; a click does it too"),
             (("esc",), "the latest round again"),
+            (
+                ("f",),
+                f"fold rejected tokens to their number, {FANCY.rejected[0]}+3{FANCY.rejected[1]}, or show them again",
+            ),
             (("d",), "details: everything of this round"),
             (("e",), "explain: why it is fast or slow, what to try"),
             (("?",), "this page"),

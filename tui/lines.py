@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ Look = Literal["text", "accepted", "corrected", "bonus", "rejected", "unjudged",
 PROMPT_LINES = 3
 """Of a prompt, the last: where the generation goes on from."""
 _TAB_CELLS = 4
+_WORDS = re.compile(" +|[^ ]+")
+_FIRST_WORD = re.compile("( *)([^ \n\t]*)")
 _NARROWEST = 4
 """Cells to break lines for, at least; whoever has fewer sees the left of them."""
 
@@ -92,10 +95,12 @@ class Lines:
 
     Args:
         width: in cells.
+        folded: of drafted tokens that were thrown away there is only the number.
     """
 
-    def __init__(self, width: int, signs: Signs = FANCY) -> None:
+    def __init__(self, width: int, signs: Signs = FANCY, *, folded: bool = False) -> None:
         self.signs = signs
+        self.folded = folded
         self.forgotten = 0
         """Lines that are not kept any more: number of the first that is."""
         self._kept: deque[Line] = deque()
@@ -162,27 +167,44 @@ class Lines:
         rejected = 0
         for piece in pieces:
             if piece.kind == "rejected":
-                if rejected < 2:
-                    self._sign(self.signs.unjudged if rejected else self.signs.rejected[0])
-                self._aside(piece.text, "unjudged" if rejected else "rejected")
+                if not self.folded:
+                    self._rejected(piece.text, rejected)
                 rejected += 1
                 continue
             if rejected:
-                self._hang(self.signs.rejected[1])
+                self._end_of_rejected(rejected)
                 rejected = 0
             match piece.kind:
                 case "corrected":
-                    self._sign(self.signs.corrected)
+                    self._sign(self.signs.corrected, piece.text)
                     self._text(piece.text, "corrected")
                 case "bonus":
-                    self._sign(self.signs.bonus)
+                    self._sign(self.signs.bonus, piece.text)
                     self._text(piece.text, "bonus")
                 case "accepted":
                     self._text(piece.text, "accepted")
                 case _:
                     self._text(piece.text, "text")
         if rejected:
-            self._hang(self.signs.rejected[1])
+            self._end_of_rejected(rejected)
+
+    def _rejected(self, text: str, before: int) -> None:
+        """
+        Args:
+            before: how many tokens of this draft were thrown away before it.
+        """
+        shown = text.replace("\n", self.signs.newline).replace("\t", self.signs.tab) or self.signs.empty
+        if before < 2:
+            self._sign(self.signs.unjudged if before else self.signs.rejected[0], shown)
+        self._put(shown, "unjudged" if before else "rejected")
+
+    def _end_of_rejected(self, number: int) -> None:
+        begin, end = self.signs.rejected
+        if self.folded:
+            count = f"{begin}+{number}{end}"
+            self._append(self._here(len(count)), count, "sign", len(count))
+        else:
+            self._hang(end)
 
     def _heading(self, heading: Heading) -> None:
         self._break()
@@ -203,7 +225,7 @@ class Lines:
             self._break()
 
     def _tail(self, prompt: str) -> list[tuple[str, bool]]:
-        """The last lines of a prompt, and whether a newline ends them."""
+        """The last lines of a prompt that are not blank, and whether a newline ends them."""
         room = max(self._room - len(self.signs.prompt), 2)
         # What is longer than this many characters does not fit, unless many of them take no cell at all.
         seen = prompt[-PROMPT_LINES * room - 1 :]
@@ -220,11 +242,10 @@ class Lines:
                     cells = cell_len(text)
                 text, cells = text + glyph, cells + size
             lines.append((text, index < len(paragraphs) - 1))
-        if lines[-1] == ("", False):
-            lines.pop()
-        if len(lines) <= PROMPT_LINES and len(seen) == len(prompt):
-            return lines
-        (first, ended), *others = lines[-PROMPT_LINES:]
+        shown = [(text, ended) for text, ended in lines if text.strip()]
+        if not shown or (len(lines) <= PROMPT_LINES and len(seen) == len(prompt)):
+            return shown
+        (first, ended), *others = shown[-PROMPT_LINES:]
         return [(self.signs.more + _clipped_left(first, room - len(self.signs.more)), ended), *others]
 
     def _text(self, text: str, look: Look) -> None:
@@ -242,26 +263,50 @@ class Lines:
                     self._put(" " * (-self._here().cells % _TAB_CELLS), look)
                 self._put(part, look)
 
-    def _aside(self, text: str, look: Look) -> None:
-        """What did not become text: nothing in it ends a line."""
-        self._put(text.replace("\n", self.signs.newline).replace("\t", self.signs.tab) or self.signs.empty, look)
-
     def _put(self, text: str, look: Look) -> None:
-        if text.isascii() and text.isprintable():
-            while text:
-                line = self._here(1)
-                part, text = text[: self._room - line.cells], text[self._room - line.cells :]
-                self._append(line, part, look, len(part))
+        if not text.isascii() or not text.isprintable():
+            self._put_glyphs(text, look)
             return
-        for glyph, cells in _glyphs(text):
-            line = self._here(cells)
-            if not cells and (not line.runs or line.runs[-1][1] == "sign"):
-                glyph, cells = self.signs.base + glyph, 1
-                line = self._here(cells)
-            self._append(line, glyph, look, cells)
+        for word in _WORDS.findall(text):
+            if not word.isspace():
+                self._keep_whole(len(word))
+            while word:
+                line = self._here(1)
+                part, word = word[: self._room - line.cells], word[self._room - line.cells :]
+                self._append(line, part, look, len(part))
 
-    def _sign(self, sign: str) -> None:
-        """A sign that what follows should stand beside."""
+    def _put_glyphs(self, text: str, look: Look) -> None:
+        for word in _WORDS.findall(text):
+            glyphs = list(_glyphs(word))
+            if not word.isspace() and glyphs and glyphs[0][1]:
+                self._keep_whole(sum(cells for _, cells in glyphs))
+            for glyph, cells in glyphs:
+                line = self._here(cells)
+                if not cells and (not line.runs or line.runs[-1][1] == "sign"):
+                    glyph, cells = self.signs.base + glyph, 1
+                    line = self._here(cells)
+                self._append(line, glyph, look, cells)
+
+    def _keep_whole(self, cells: int, before: int = 0) -> None:
+        """A short word that does not fit goes to the next line, if this one is more than half full.
+
+        Args:
+            before: cells of what belongs before it.
+        """
+        if self._broken or not self._kept:
+            return
+        taken = self._kept[-1].cells
+        if taken + before + cells > self._room < 2 * taken and 2 * cells <= self._room:
+            self._break()
+
+    def _sign(self, sign: str, text: str = "") -> None:
+        """A sign that what follows should stand beside.
+
+        Args:
+            text: what follows.
+        """
+        if (found := _FIRST_WORD.match(text)) and (word := found[2]):
+            self._keep_whole(sum(cells for _, cells in _glyphs(word)), len(sign) + len(found[1]))
         self._append(self._here(len(sign) + 1), sign, "sign", len(sign))
 
     def _hang(self, sign: str) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Literal
 
 from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
 from textual.content import Content
-from textual.widgets import Static
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.visual import Visual
+from textual.widget import Widget
 
 from specprof.profiling import signs
 from specprof.profiling.comparison import Costs, Speedup, counted
@@ -22,7 +28,6 @@ from specprof.tui.bars import (
     Part,
     bar,
     column,
-    content,
     cut,
     flow,
     inline,
@@ -31,8 +36,9 @@ from specprof.tui.bars import (
     sparkline,
     wrapped,
 )
+from specprof.tui.contrast import readable
 from specprof.tui.page import DASH, MUTED, VERDICT_STYLES, number, prob, times
-from specprof.tui.rounds import Position, RoundView
+from specprof.tui.rounds import STAGES, Position, RoundView
 from specprof.tui.state import RECENT_ROUNDS, Arm, ArmName, PhaseTimes, RunFacts, TuiState
 
 PHASES: tuple[Literal["draft", "verify", "sample", "overhead"], ...] = ("draft", "verify", "sample", "overhead")
@@ -44,39 +50,45 @@ _PHASE_STYLES = {
 }
 _SPEEDUP_STYLES = {"faster": "bold $text-success", "slower": "bold $text-error", None: "bold"}
 _BYTES_PER_GB = 1e9
+NAMES: dict[ArmName, str] = {"SD": "speculative", "AR": "plain"}
+_SHORT_NAMES: dict[ArmName, str] = {"SD": "SD", "AR": "AR"}
+_SPELLED_OUT = 38
+"""Cells from which on there is room for names of arms."""
 
 _Draw = Callable[[int, int], list[Line]]
 """Lines for a width and a height, both in cells."""
 
 
-class Panel(Static):
-    """Lines in a frame, drawn for the size there is.
+class Panel(Widget):
+    """Lines in a frame, drawn for the size there is; of another drawing, only lines that differ are painted.
 
     Args:
         ascii: draw with no other characters.
     """
+
+    ALLOW_SELECT = False
 
     DEFAULT_CSS = """
     Panel {
         width: 1fr;
         height: 8;
         padding: 0 1;
-        border: round $surface-lighten-2;
+        border: round $foreground 30%;
         border-title-color: $text;
         border-subtitle-color: $text-muted;
-        text-wrap: nowrap;
-        text-overflow: clip;
     }
-    Panel.-ascii { border: ascii $surface-lighten-2; }
+    Panel.-ascii { border: ascii $foreground 30%; }
     """
 
     def __init__(self, *, ascii: bool = False, id: str | None = None, classes: str | None = None) -> None:
-        super().__init__(Content(), id=id, classes=classes, markup=False)
+        super().__init__(id=id, classes=classes, markup=False)
         self.glyphs = ASCII if ascii else UNICODE
-        self.set_class(ascii, "-ascii")
         self._titles = ("", "")
         self._drawn: object = None
         self._draw: _Draw | None = None
+        self._lines: list[Line] = []
+        self._inks: dict[str, Style] = {}
+        self.set_class(ascii, "-ascii")
 
     def present(self, key: object, draw: _Draw) -> None:
         """Draw, unless what was drawn last had the same key, or looks the same."""
@@ -91,9 +103,35 @@ class Panel(Static):
         width, height = self.content_size
         if self._draw is None or not width or not height:
             return
-        shown = content(self._draw(width, height), width, height)
-        if not (isinstance(self.content, Content) and shown.is_same(self.content)):
-            self.update(shown, layout=False)
+        before, drawn = self._lines, self._draw(width, height)[:height]
+        self._lines = drawn
+        changed = [
+            Region(0, y, width, 1)
+            for y, (old, new) in enumerate(zip_longest(before, drawn))
+            if y < height and (old or []) != (new or [])
+        ]
+        if changed:
+            self.refresh(*changed)
+
+    def render_line(self, y: int) -> Strip:
+        line = self._lines[y] if y < len(self._lines) else []
+        strip = Strip([Segment(text, self._ink(style)) for text, style in line if text])
+        return strip.crop_extend(0, self.content_size.width, self._ink(""))
+
+    def _ink(self, style: str) -> Style:
+        """As it is on the screen, on what is behind it."""
+        ink = self._inks.get(style)
+        if ink is None:
+            (sample,) = Visual.to_strips(self, Content.styled("-", style), 1, 1, self.visual_style)
+            ink = next(iter(sample)).style or Style()
+            if "$text" in style:
+                ink += Style(color=readable(ink.color, ink.bgcolor, self._ink("").color))
+            self._inks[style] = ink
+        return ink
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._inks.clear()
 
     def entitle(self, title: str, subtitle: str = "") -> None:
         """What the frame says; never markup."""
@@ -134,7 +172,7 @@ def _settings(state: TuiState) -> tuple[_Item, ...]:
         return ((1, ("specprof", "bold")),)
     items = [
         (1, (signs.visible(run.pair), "bold")),
-        (2, (f"K {_current_k(state, run)}", "")),
+        (3, (f"K {_current_k(state, run)}", "")),
         (6, ("greedy" if run.greedy else f"temperature {run.temperature:g}", "")),
     ]
     if run.drafter != "model":
@@ -155,11 +193,11 @@ def _progress(
 ) -> tuple[_Item, ...]:
     items = [(0, _status(state, glyphs, live=live, pace=pace))]
     if pending:
-        items.append((5, (pending, "$text-warning")))
+        items.append((2, (pending, "$text-warning")))
     run = state.run
     if run is not None and run.num_generations:
-        items.append((4, (f"{state.num_ended} of {counted(run.num_generations, 'text')}", "")))
-    items.append((3, (_clock(elapsed), "")))
+        items.append((5, (f"{state.num_ended} of {counted(run.num_generations, 'text')}", "")))
+    items.append((4, (_clock(elapsed), "")))
     if state.num_dropped:
         items.append((7, (f"dropped {state.num_dropped}", "$text-warning")))
     if state.num_interactive:
@@ -190,6 +228,7 @@ def _header(left: Sequence[_Item], right: Sequence[_Item], width: int, glyphs: G
     # A long name gives way before anything is left out.
     (_, (name, name_style)), *settings = left
     shortest = min(cell_len(name), 14)
+    right = [(level, (cut(words, width // 2, glyphs), style)) for level, (words, style) in right]
     kept = {level for level, _ in (*settings, *right)}
 
     def side(items: Sequence[_Item]) -> Line:
@@ -229,8 +268,10 @@ class RoundPanel(Panel):
             self.present(None, lambda width, _: wrapped("no round yet: nothing has been drafted", width, MUTED))
             return
         of = f" of {inline(shown.round.prompt_id, self.glyphs)}" if shown.round.prompt_id else ""
-        stage = f", {shown.stage}" if state.stepping else ""
-        self.entitle(f"Round {shown.round.index + 1}{of}{stage}", shown.headline)
+        stage = ""
+        if state.stepping:
+            stage = f", {STAGES.index(shown.stage) + 1} of {len(STAGES)}: {shown.stage}"
+        self.entitle(f"Round {shown.round.index + 1}{of}{stage}", "s: next" if state.stepping else shown.headline)
         model_drafts = state.run is None or state.run.drafter == "model"
         lesson = teaching(shown, model_drafts=model_drafts) if state.stepping else ""
         self.present((shown, lesson), lambda width, height: _round_lines(shown, lesson, width, height, self.glyphs))
@@ -245,6 +286,8 @@ def _round_lines(shown: RoundView, lesson: str, width: int, height: int, glyphs:
     table = _Table(shown, width, glyphs)
     # Of a long draft in a low panel the end is left out, never the lesson.
     room = max(2, height - 1 - len(last) - len(told))
+    if told and room > len(shown.positions):
+        told = [[], *told]
     rows = [table.row(position) for position in shown.positions]
     if len(rows) > room:
         rows = [*rows[: room - 1], [(f"{glyphs.ellipsis} {len(rows) - room + 1} more", MUTED)]]
@@ -324,7 +367,7 @@ def _last_line(shown: RoundView, width: int, glyphs: Glyphs) -> list[Line]:
         return []
     kind = shown.last.kind
     sign = glyphs.text.bonus if kind == "bonus" else glyphs.text.corrected
-    style = "bold $text-accent" if kind == "bonus" else "bold $text-warning"
+    style = "bold $text-primary" if kind == "bonus" else "bold $text-warning"
     probability = "" if shown.last.target_prob is None else f" {prob(shown.last.target_prob)}"
     name = {"plain": "target's token", "corrected": "corrected token"}.get(kind, KIND_WORDS[kind])
     before = f"{sign} {name} "
@@ -429,7 +472,7 @@ def _position_line(position: int, rate: float, if_reached: float | None, width: 
     room = max(1, width - 3 - 6 - len(conditional))
     return [
         (f"{position:>2} ", MUTED),
-        (bar(rate, room, glyphs), "$text-success"),
+        *bar(rate, room, "$text-success", glyphs),
         (f" {_percent(rate):>5}", ""),
         (conditional, MUTED),
     ]
@@ -444,14 +487,14 @@ class PhasePanel(Panel):
 
     def show(self, state: TuiState, arm: ArmName) -> None:
         shown = state.arms[arm]
-        self.entitle("Time per round, SD" if arm == "SD" else "Time per step, AR")
+        self.entitle("Time per round, ms" if arm == "SD" else "Time per step, ms", NAMES[arm])
         key = (state.run and state.run.run_id, arm, shown.times.rounds)
         self.present(key, lambda width, _: _phase_lines(shown, width, self.glyphs))
 
 
 def _phase_lines(arm: Arm, width: int, glyphs: Glyphs) -> list[Line]:
     recent, whole = arm.recent, arm.times
-    has_whole = width >= 38
+    has_whole = width >= _SPELLED_OUT
     room = max(0, width - 9 - 8 - 6 - 10 * has_whole)
     like = recent.seconds / recent.rounds if recent.rounds else None
 
@@ -460,15 +503,14 @@ def _phase_lines(arm: Arm, width: int, glyphs: Glyphs) -> list[Line]:
         return [*line, (f"{_milliseconds(overall, like):>10}", MUTED)] if has_whole else line
 
     lines: list[Line] = [
-        [(f"{'ms':{9 + room}}{_last(whole.rounds):>8}{'':6}{'whole run' if has_whole else '':>10}", MUTED)]
+        [(f"{'':{9 + room}}{_last(whole.rounds):>8}{'':6}{'whole run' if has_whole else '':>10}", MUTED)]
     ]
     for phase in PHASES:
         share = getattr(recent, phase) / recent.seconds if recent.seconds else None
-        drawn = bar(share or 0.0, room, glyphs)
         lines.append(
             [
                 (f"{phase:8} ", ""),
-                (drawn, _PHASE_STYLES[phase]),
+                *bar(share or 0.0, room, _PHASE_STYLES[phase], glyphs),
                 *numbers(_per_round(recent, phase), share, _per_round(whole, phase), ""),
             ]
         )
@@ -508,15 +550,17 @@ def _speed_lines(state: TuiState, width: int, glyphs: Glyphs) -> list[Line]:
     lines: list[Line] = []
     if state.racing:
         lines += [_race_line(state, name, width, glyphs) for name in ("SD", "AR")]
-    wide = 2 if width >= 36 else 0
-    lines.append([(f"{'tokens/s':8}{f'last {RECENT_ROUNDS}':>{8 + wide}}{'whole run':>{10 + wide}}", MUTED)])
+    names = NAMES if width >= _SPELLED_OUT else _SHORT_NAMES
+    # Where there is room, figures stand below those of the phases.
+    first, last, whole = (12, width - 28, 16) if width >= _SPELLED_OUT else (8, 8, 10)
+    lines.append([(f"{'tokens/s':{first}}{f'last {RECENT_ROUNDS}':>{last}}{'whole run':>{whole}}", MUTED)])
     for name in ("SD", "AR"):
         arm = state.arms[name]
         lines.append(
             [
-                (f"{name:8}", ""),
-                (f"{_rate(arm.recent.tokens_per_second):>{8 + wide}}", "bold"),
-                (f"{_rate(arm.times.tokens_per_second):>{10 + wide}}", ""),
+                (f"{names[name]:{first}}", ""),
+                (f"{_rate(arm.recent.tokens_per_second):>{last}}", "bold"),
+                (f"{_rate(arm.times.tokens_per_second):>{whole}}", ""),
             ]
         )
     figures = state.figures
@@ -529,7 +573,7 @@ def _speedup_segments(speedup: Speedup | None) -> list[Line]:
         return [[("speedup ", MUTED), (DASH, "")], [("no text of both arms yet", MUTED)]]
     style = _SPEEDUP_STYLES.get(speedup.verdict, "bold $text-warning")
     if speedup.ci is None:
-        few = f"needs {FEWEST_PAIRS} prompts: {speedup.n_prompts} so far"
+        few = f"no interval: {speedup.n_prompts} of {FEWEST_PAIRS} prompts"
         return [[(f"{speedup.value:.2f}x", "bold"), (" so far", "")], [(few, MUTED)]]
     interval = f"[{speedup.ci[0]:.2f}, {speedup.ci[1]:.2f}]"
     if speedup.verdict == "not distinguishable":
@@ -552,15 +596,17 @@ def _prediction_segments(costs: Costs | None) -> list[Line]:
 def _race_line(state: TuiState, name: ArmName, width: int, glyphs: Glyphs) -> Line:
     generation = state.arms[name].generation
     most = state.run.max_new_tokens if state.run else 0
+    names = NAMES if width >= _SPELLED_OUT else _SHORT_NAMES
+    shown = f"{names[name]:{len(names['SD'])}} "
     if generation is None or not most:
-        return [(f"{name} {DASH}", "")]
+        return [(f"{shown}{DASH}", "")]
     finished = generation.ended
     tail = f" {generation.num_tokens:>{len(str(most))}}/{most} {generation.seconds:6.2f} s"
     sign = f" {glyphs.accepted}" if finished else "  "
-    room = max(1, width - 3 - len(tail) - 2)
+    room = max(1, width - len(shown) - len(tail) - 2)
     return [
-        (f"{name} ", "bold"),
-        (bar(generation.num_tokens / most, room, glyphs), "$text-success" if name == "SD" else "$text-primary"),
+        (shown, "bold"),
+        *bar(generation.num_tokens / most, room, "$text-success" if name == "SD" else "$text-primary", glyphs),
         (tail, "bold" if finished else ""),
         (sign, "$text-success"),
     ]
@@ -597,6 +643,41 @@ def _device_lines(name: str, device: Device | None, width: int, glyphs: Glyphs) 
     return [[(cut(inline(name, glyphs), width, glyphs), "bold")], *flow(segments, width, glyphs)]
 
 
+class SignsPanel(Panel):
+    """What colours and signs of the text mean."""
+
+    DEFAULT_CSS = """
+    SignsPanel { height: 1fr; max-height: 7; }
+    """
+
+    def on_mount(self) -> None:
+        self.entitle("Signs", "f: fold what was rejected")
+        self.present("signs", lambda width, height: _signs_lines(width, height, self.glyphs))
+
+
+def _signs_lines(width: int, height: int, glyphs: Glyphs) -> list[Line]:
+    text = glyphs.text
+    begin, end = text.rejected
+    told: list[tuple[Line, str, str]] = [
+        ([("word", "$text-success")], "accepted", "drafted, target agrees"),
+        ([(begin, MUTED), ("word", "$text-error strike"), (end, MUTED)], "rejected", "drafted, not kept"),
+        ([(text.unjudged, MUTED), ("word", "$text-error strike")], "not judged", "behind a rejected one"),
+        ([(text.corrected, MUTED), ("word", "bold $text-warning")], "corrected", "the target's, instead"),
+        ([(text.bonus, MUTED), ("word", "bold $text-primary")], "bonus", "if all are accepted"),
+    ]
+    if height < len(told):
+        # Each word in its own look says it too.
+        short: list[Line] = [
+            [part if part[0] != "word" else (name, part[1]) for part in sample] for sample, name, _ in told
+        ]
+        return flow(short, width, glyphs)
+    first = max(line_width(sample) for sample, _, _ in told) + 1
+    return [
+        [*sample, (" " * (first - line_width(sample)), ""), (f"{name:{_WORD_WIDTH}} ", ""), (meaning, MUTED)]
+        for sample, name, meaning in told
+    ]
+
+
 class CompactBar(Panel):
     """The figures that matter most, where there is no room for panels."""
 
@@ -623,7 +704,7 @@ def _compact_acceptance(state: TuiState, width: int, glyphs: Glyphs) -> Line:
     if rate is None:
         return [("accepted ", MUTED), (DASH, ""), ("  nothing drafted yet", MUTED)]
     segments: list[Line] = [
-        [("accepted ", MUTED), (_percent(rate), "bold"), (f" {bar(rate, 8, glyphs)}", "$text-success")],
+        [("accepted ", MUTED), (f"{_percent(rate)} ", "bold"), *bar(rate, 8, "$text-success", glyphs)],
         [(number(counts.mean_acceptance_length), "bold"), (" tokens per round", MUTED)],
     ]
     line = flow(segments, width, glyphs)[0]
@@ -633,20 +714,22 @@ def _compact_acceptance(state: TuiState, width: int, glyphs: Glyphs) -> Line:
 
 def _compact_speed(state: TuiState, width: int, glyphs: Glyphs) -> Line:
     sd, ar = (state.arms[name].recent.tokens_per_second for name in ("SD", "AR"))
-    tokens: Line = [("SD ", MUTED), (_rate(sd), "bold"), ("  AR ", MUTED), (_rate(ar), "bold"), (" tokens/s", MUTED)]
-    return flow([tokens, *_speedup_segments(state.figures.speedup)], width, glyphs)[0]
+    names = NAMES if width > 96 else _SHORT_NAMES
+    tokens: Line = [(f"{names['SD']} ", MUTED), (_rate(sd), "bold"), (f"  {names['AR']} ", MUTED), (_rate(ar), "bold")]
+    return flow([[*tokens, (" tokens/s", MUTED)], *_speedup_segments(state.figures.speedup)], width, glyphs)[0]
 
 
 def _compact_phases(state: TuiState, width: int, glyphs: Glyphs) -> Line:
     recent = state.arms["SD"].recent
-    # Of each: its name, a space, the bar, its share; and what separates them.
+    # Of each: its name, its share, a space, the bar; and what separates them.
     fixed = sum(len(phase) + 1 + len(" 99 %") for phase in PHASES) + (len(PHASES) - 1) * len(glyphs.separator)
     room = min(10, max(0, (width - fixed) // len(PHASES)))
     segments: list[Line] = []
     for phase in PHASES:
         share = getattr(recent, phase) / recent.seconds if recent.seconds else None
-        drawn = f" {bar(share or 0.0, room, glyphs)}" if room else ""
-        segments.append([(phase, MUTED), (drawn, _PHASE_STYLES[phase]), (f" {_percent(share)}", "")])
+        segments.append([(phase, MUTED), (f" {_percent(share):>4}", "")])
+        if room > 1:
+            segments[-1] += [(" ", ""), *bar(share or 0.0, room, _PHASE_STYLES[phase], glyphs)]
     return flow(segments, width, glyphs)[0]
 
 

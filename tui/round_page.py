@@ -5,8 +5,9 @@ from __future__ import annotations
 from textual.content import Content
 
 from specprof.profiling.comparison import counted
-from specprof.profiling.pieces import KIND_WORDS
+from specprof.profiling.pieces import KIND_WORDS, Kind
 from specprof.profiling.signs import visible
+from specprof.tui.lines import FANCY
 from specprof.tui.page import (
     DASH,
     MUTED,
@@ -24,6 +25,11 @@ from specprof.tui.page import (
 from specprof.tui.rounds import Position, RoundView
 from specprof.tui.state import RunFacts
 
+_LAST: dict[Kind, tuple[str, str]] = {
+    "corrected": (FANCY.corrected, "bold $text-warning"),
+    "bonus": (FANCY.bonus, "bold $text-primary"),
+}
+"""Sign and style of what the target added, as in the text."""
 _MOST_CELLS = 200
 """Of the token in the text of the rule."""
 
@@ -106,8 +112,11 @@ def _alpha(shown: RoundView, position: Position) -> float | None:
 def _last(shown: RoundView) -> Content | None:
     if shown.last is None:
         return None
-    name = "the target's token" if shown.last.kind == "plain" else KIND_WORDS[shown.last.kind]
-    return Content.assemble("+  ", token(shown.last.text, "bold"), f"  {name}, id {shown.round.emitted_tokens[-1]}")
+    kind = shown.last.kind
+    name = "the target's token" if kind == "plain" else KIND_WORDS[kind]
+    sign, style = _LAST.get(kind, (FANCY.corrected, "bold"))
+    last = token(shown.last.text, style)
+    return Content.assemble((sign, style), "  ", last, (f"  {name}", style), f", id {shown.round.emitted_tokens[-1]}")
 
 
 # The rule

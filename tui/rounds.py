@@ -54,7 +54,7 @@ class Position:
         if self.uniform is None:
             return f"accepted with probability {self.ratio:.2f}"
         if self.ratio == 1.0:
-            return "the target finds it at least as probable"
+            return "the target is at least as sure"
         return f"u {_number(self.uniform)} {'<' if self.verdict == 'accepted' else '>='} {_number(self.ratio)}"
 
 

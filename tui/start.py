@@ -39,8 +39,8 @@ class Picker(OptionList):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "cursor_down", "Choose", key_display="\N{UP DOWN ARROW}"),
-        Binding("enter", "screen.start", "Start"),
+        Binding("down", "cursor_down", "choose", key_display="\N{UP DOWN ARROW}"),
+        Binding("enter", "screen.start", "start"),
     ]
 
     def __init__(self, title: str, lines: Sequence[tuple[str, str]], chosen: int, *, id: str) -> None:
@@ -65,7 +65,9 @@ class Picker(OptionList):
     def _prompt_of(self, index: int) -> Content:
         name, words = self._choices[index]
         mark = CHOSEN if index == self._marked else NOT_CHOSEN
-        return Content.assemble(f"{mark} {name:<{self._name_width}}", (f"  {words}", "dim"))
+        return Content.assemble(
+            f"{mark} {name:<{self._name_width}}", (f"  {words}", "" if index == self._marked else "dim")
+        )
 
 
 class Field(Vertical):
@@ -96,8 +98,8 @@ class Field(Vertical):
 
 class Entry(Input):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "screen.start", "Start"),
-        Binding("escape", "screen.leave", "Leave field"),
+        Binding("enter", "screen.start", "start"),
+        Binding("escape", "screen.leave", "leave field"),
     ]
 
 
@@ -113,9 +115,9 @@ class StartScreen(Screen[Choice]):
     AUTO_FOCUS = "#pair"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (76, "-wide")]  # noqa: RUF012  # Textual's own type
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "app.focus_next", "Next field"),
-        Binding("escape", "leave", "Quit"),
-        Binding("q", "quit", "Quit", show=False),
+        Binding("tab", "app.focus_next", "next field"),
+        Binding("escape", "leave", "quit"),
+        Binding("q", "quit", "quit", show=False),
     ]
 
     def __init__(self, offer: Offer, choice: Choice, problem: tuple[str, str] | None = None) -> None:
@@ -157,10 +159,12 @@ class StartScreen(Screen[Choice]):
             with Horizontal(id="actions"):
                 yield Button("Start", id="start", variant="primary", compact=True)
                 yield Button("Quit", id="quit", compact=True)
-        yield Footer()
+        yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         self._show_what_counts()
+        # The focus scrolls its list into the middle, as if what is above it did not matter.
+        self.call_after_refresh(self.query_one("#form").scroll_home, animate=False)
 
     @property
     def entries(self) -> Entries:

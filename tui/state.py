@@ -20,6 +20,8 @@ RECENT_ROUNDS = 50
 """What ``recent`` figures are of."""
 _COST_ROUNDS = 500
 """Of each arm, the latest; medians of more would say the same."""
+_RESAMPLED, _FEWEST_RESAMPLES = 100_000, 500
+"""Of the bootstrap while a run goes on: prompts times resamples."""
 
 ArmName = Literal["AR", "SD"]
 Status = Literal["loading", "running", "paused", "finished", "failed"]
@@ -103,11 +105,15 @@ class Generation:
     whole: bool = True
     """No event of it was dropped."""
     ended: bool = False
-    finish_reason: str | None = None
+    rounds: list[Round] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
         return self.prefill_seconds + self.decode_seconds
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.prompt_id, self.repetition
 
 
 @dataclass(slots=True)
@@ -124,6 +130,8 @@ class Arm:
     """Begun so far."""
     measured: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     """By prompt id, seconds and tokens of decoding: of generations that nobody interfered with."""
+    undisturbed: deque[Round] = field(default_factory=lambda: deque(maxlen=_COST_ROUNDS))
+    """Rounds of those, the latest."""
     reader: TokenReader | None = None
 
     @property
@@ -135,6 +143,13 @@ class Arm:
     @property
     def decoding(self) -> bool:
         return self.generation is not None and not self.generation.ended
+
+    def miss(self) -> None:
+        """Some of the text was dropped on its way."""
+        if self.generation is not None:
+            self.generation.whole = False
+        if not isinstance(self.transcript.at(self.transcript.end - 1), Gap):
+            self.transcript.add(Gap())
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +201,8 @@ class TuiState:
         """Generations."""
         self.num_interactive = 0
         """Of them, those that somebody interfered with."""
+        self._undisturbed = AcceptanceCounts(greedy=self.acceptance.greedy)
+        """Of texts that nobody interfered with."""
         self._figures: Figures | None = None
 
     # What is shown
@@ -197,11 +214,16 @@ class TuiState:
 
     @property
     def figures(self) -> Figures:
-        """Computed again when a prompt has been decoded by both arms: the interval takes a moment."""
+        """Of texts that nobody interfered with; computed again when a prompt has been decoded by both arms."""
         if self._figures is None:
             ar, sd = self.arms["AR"], self.arms["SD"]
-            speedup = speedup_of(ar.measured, sd.measured, self.run.seed if self.run else 0)
-            costs = costs_of(list(ar.latest), list(sd.latest), self.acceptance)
+            seed = self.run.seed if self.run else 0
+            # The exact interval takes a second of a thousand prompts: it is for the end.
+            resamples = (
+                None if self.status == "finished" else max(_FEWEST_RESAMPLES, _RESAMPLED // (len(sd.measured) or 1))
+            )
+            speedup = speedup_of(ar.measured, sd.measured, seed, resamples)
+            costs = costs_of(list(ar.undisturbed), list(sd.undisturbed), self._undisturbed)
             self._figures = Figures(speedup, costs, explanation_of(speedup, costs))
         return self._figures
 
@@ -293,10 +315,12 @@ class TuiState:
                 self._texts.update(message.tokens)
             case Going():
                 self.status = message.mode
+                if message.mode == "finished":
+                    self._figures = None
             case Device():
                 self.device = message
             case Dropped():
-                self.num_dropped = message.events
+                self._dropped(message)
             case Kept():
                 if message.path is not None:
                     self.kept.append(message.path)
@@ -304,10 +328,20 @@ class TuiState:
                 self._commit()
                 self.status, self.failure = "failed", message
 
+    def _dropped(self, message: Dropped) -> None:
+        """Of whichever text is being generated: what comes next need not show it."""
+        if message.events > self.num_dropped:
+            for arm in self.arms.values():
+                if arm.decoding and arm.generation is not None:
+                    arm.miss()
+        self.num_dropped = message.events
+
     def _prefilled(self, event: Prefilled) -> None:
         arm = self._arm(event)
-        other = self.arms["AR" if arm.name == "SD" else "SD"]
-        self.racing = other.decoding and other.generation is not None and other.generation.prompt_id == event.prompt_id
+        other = self.arms["AR" if arm.name == "SD" else "SD"].generation
+        self.racing = other is not None and not other.ended and other.key == (event.prompt_id, event.repetition)
+        if other is not None and not self.racing:
+            other.ended = True  # if it wasn't, it has been left for this one
         self.measured_seconds += event.seconds
         arm.num_generations += 1
         arm.reader = TokenReader(self._texts)
@@ -321,11 +355,11 @@ class TuiState:
         arm = self._arm(event)
         generation = self._continued(arm, event)
         if event.index != generation.next_round:
-            generation.whole = False
-            arm.transcript.add(Gap())
+            arm.miss()
         generation.next_round = event.index + 1
         generation.num_tokens += len(event.emitted_tokens)
         generation.decode_seconds += event.seconds
+        generation.rounds.append(event)
         assert arm.reader is not None
         pieces = tuple(pieces_of(event, arm.reader))
         if self.stepping and event.draft_tokens:
@@ -336,7 +370,7 @@ class TuiState:
     def _continued(self, arm: Arm, event: Round) -> Generation:
         """The generation a round belongs to; a new one if its beginning was dropped."""
         generation = arm.generation
-        if generation is None or (generation.prompt_id, generation.repetition) != (event.prompt_id, event.repetition):
+        if generation is None or generation.key != (event.prompt_id, event.repetition):
             arm.num_generations += 1
             arm.reader = TokenReader(self._texts)
             generation = Generation(event.prompt_id, event.repetition, arm.num_generations, 0.0, whole=False)
@@ -364,10 +398,10 @@ class TuiState:
         arm = self._arm(event)
         generation = arm.generation
         self.num_ended += 1
-        if generation is None or (generation.prompt_id, generation.repetition) != (event.prompt_id, event.repetition):
+        if generation is None or generation.key != (event.prompt_id, event.repetition):
             return
         generation.ended = True
-        generation.finish_reason = event.finish_reason
+        rounds, generation.rounds = generation.rounds, []
         if arm.reader is not None and (rest := arm.reader.rest()):
             arm.transcript.add(Tokens((Piece(rest, "plain"),)))
         if event.interactive:
@@ -375,7 +409,11 @@ class TuiState:
         elif generation.whole:
             times = arm.measured.setdefault(event.prompt_id, [])
             times.append((generation.decode_seconds, generation.num_tokens - 1))
-            if len({len(each.measured.get(event.prompt_id, ())) for each in self.arms.values()}) == 1:
+            arm.undisturbed.extend(rounds)
+            if arm.name == "SD":
+                for round in rounds:
+                    self._undisturbed.observe(round)
+            if all(event.prompt_id in each.measured for each in self.arms.values()):
                 self._figures = None
 
     def _arm(self, event: Prefilled | Round | PromptEnded) -> Arm:

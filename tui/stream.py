@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from rich.color import Color as RichColor
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual import events
 from textual.cache import LRUCache
-from textual.color import Color
 from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from specprof.tui.contrast import readable
 from specprof.tui.lines import ASCII, FANCY, Line, Lines, Look
 from specprof.tui.transcript import Transcript
 
@@ -23,10 +22,6 @@ _GUTTER = 2
 """Cells at the left, where the selected round has its mark."""
 _STRIPS = 1000
 """Drawn lines to keep: more than a screen has."""
-_TEXT: frozenset[str] = frozenset({"accepted", "corrected", "bonus", "rejected"})
-"""Looks that have to be easy to read."""
-_CONTRAST = 4.5
-_SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
 
 
 class TokenStream(ScrollView, can_focus=True):
@@ -103,6 +98,17 @@ class TokenStream(ScrollView, can_focus=True):
         self._styles: dict[str, Style] = {}
 
     @property
+    def folded(self) -> bool:
+        """Whether rejected tokens are told by their number alone."""
+        return self._lines.folded
+
+    @folded.setter
+    def folded(self, folded: bool) -> None:
+        if folded != self._lines.folded:
+            self._lines.folded = folded
+            self._break_anew()
+
+    @property
     def follows(self) -> bool:
         """Whether the end stays in view."""
         return self._follows
@@ -168,16 +174,22 @@ class TokenStream(ScrollView, can_focus=True):
 
     def on_resize(self) -> None:
         width = self.scrollable_content_region.width
-        follows = self._follows
         if width != self._width:
-            reading = self._lines.at(self._lines.forgotten + self.scroll_offset.y)
-            number = reading.runs[0][2] if reading is not None and reading.runs else None
             self._width = width
-            self._rebuild()
-            if not follows and number is not None and (lines := self._lines.lines_of(number)):
-                self._scroll_to_line(lines.start)
+            self._break_anew()
+        elif self._follows:
+            self._go_to_end()
+
+    def _break_anew(self) -> None:
+        """Into other lines, with what is being read where it is."""
+        follows = self._follows
+        reading = self._lines.at(self._lines.forgotten + self.scroll_offset.y)
+        number = reading.runs[0][2] if reading is not None and reading.runs else None
+        self._rebuild()
         if follows:
             self._go_to_end()
+        elif number is not None and (lines := self._lines.lines_of(number)):
+            self._scroll_to_line(lines.start)
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
@@ -222,7 +234,7 @@ class TokenStream(ScrollView, can_focus=True):
 
     def _rebuild(self) -> None:
         """Break everything into lines anew."""
-        self._lines = Lines(self._width - _GUTTER, self._signs)
+        self._lines = Lines(self._width - _GUTTER, self._signs, folded=self._lines.folded)
         self._strips.clear()
         self._end = self._transcript.begin
         self._set_height(0)
@@ -265,31 +277,7 @@ class TokenStream(ScrollView, can_focus=True):
         style = self._styles.get(look)
         if style is None:
             style = self.get_component_rich_style(f"stream--{look}")
-            if look in _TEXT:
-                style += Style(color=_readable(style.color, style.bgcolor, self._style("text").color))
+            if look not in ("text", "mark"):
+                style += Style(color=readable(style.color, style.bgcolor, self._style("text").color))
             self._styles[look] = style
         return style
-
-
-def _readable(color: RichColor | None, background: RichColor | None, ink: RichColor | None) -> RichColor | None:
-    """A colour, or as much of the ink in it as it takes to be read on the background: light themes have pale ones."""
-    if not all(each is not None and each.triplet is not None for each in (color, background, ink)):
-        return color  # the terminal's own, which only it knows
-    wanted, paper, black = (Color.from_rich_color(each) for each in (color, background, ink))
-    mixed = wanted
-    for share in _SHARES:
-        mixed = wanted.blend(black, share)
-        if _contrast(mixed, paper) >= _CONTRAST:
-            break
-    return mixed.rich_color
-
-
-def _contrast(color: Color, background: Color) -> float:
-    """As the Web Content Accessibility Guidelines define it, 1 to 21."""
-    low, high = sorted((_luminance(color), _luminance(background)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def _luminance(color: Color) -> float:
-    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in color.normalized)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

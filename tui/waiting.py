@@ -103,9 +103,9 @@ class FailureScreen(Screen[None]):
         border: round $error;
         border-title-color: $text-error;
         border-subtitle-color: $text-muted;
-        padding: 1 0 1 2;
+        padding: 0 0 0 2;
         scrollbar-gutter: stable;
-        scrollbar-size-vertical: 1;
+        scrollbar-size: 0 1;
     }
     FailureScreen Static { width: 1fr; height: auto; padding-right: 1; }
     FailureScreen #log { margin-top: 1; }
@@ -123,7 +123,7 @@ class FailureScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         failure = self._failure
         with VerticalScroll() as box:
-            box.border_title = "it did not work"
+            box.border_title = "It did not work"
             yield Static(plain(_readable(failure.message), "bold"), id="what")
             yield Static(Content.assemble(("what to do: ", MUTED), _readable(failure.hint)), id="hint")
             if failure.log_lines:

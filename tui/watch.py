@@ -18,6 +18,7 @@ from specprof.tui.panels import (
     HeaderBar,
     PhasePanel,
     RoundPanel,
+    SignsPanel,
     SpeedPanel,
 )
 from specprof.tui.state import ArmName, TuiState
@@ -50,34 +51,35 @@ class WatchScreen(Screen[None]):
         Binding("space", "app.pause", "pause"),
         Binding("s", "app.step", "step"),
         Binding("n", "app.skip", "next"),
+        Binding("d", "app.details", "details"),
+        Binding("e", "app.explain", "explain"),
+        Binding("question_mark", "app.help", "help", key_display="?"),
+        Binding("q", "app.quit", "quit"),
         Binding("plus,equals_sign", "app.change_k(1)", "K", key_display="+/-"),
         Binding("minus", "app.change_k(-1)", "K -1", show=False),
         Binding("right_square_bracket", "app.change_temperature(0.1)", "temperature", key_display="[/]", show=False),
         Binding("left_square_bracket", "app.change_temperature(-0.1)", "temperature -0.1", show=False),
         Binding("greater_than_sign,full_stop", "app.change_pace(2)", "faster replay", show=False),
         Binding("less_than_sign,comma", "app.change_pace(0.5)", "slower replay", show=False),
-        Binding("b", "switch_arm", "AR/SD"),
+        Binding("b", "switch_arm", "plain"),
+        Binding("f", "fold", "fold"),
         Binding("r", "app.race", "race"),
         Binding("left", "select(-1)", "round before", show=False),
         Binding("right", "select(1)", "round after", show=False),
         Binding("escape", "follow", "latest round", show=False),
-        Binding("d", "app.details", "details"),
-        Binding("e", "app.explain", "explain"),
         Binding("w", "app.save_report", "report"),
         Binding("y", "app.copy_round", "copy", show=False),
         Binding("x", "app.take_screenshot", "screenshot", show=False),
         Binding("t", "app.next_theme", "theme", show=False),
         Binding("m", "app.menu", "new run"),
-        Binding("question_mark", "app.help", "help", key_display="?"),
-        Binding("q", "app.quit", "quit"),
     ]
 
     def __init__(self, watched: Watched) -> None:
         super().__init__()
         self._watched = watched
         self._arm: ArmName = "SD"
-        self._shown: tuple[int, ArmName, Control] | None = None
-        self._titles: dict[str | None, tuple[str, ...]] = {}
+        self._shown: tuple[object, ...] | None = None
+        self._titles: dict[str | None, tuple[object, ...]] = {}
 
     def compose(self) -> ComposeResult:
         yield HeaderBar(id="header")
@@ -92,6 +94,7 @@ class WatchScreen(Screen[None]):
                 yield PhasePanel(id="phases")
                 yield SpeedPanel(id="speed")
                 yield DevicePanel(id="device")
+                yield SignsPanel(id="signs")
         yield CompactBar(id="compact")
         yield Footer(show_command_palette=False)
 
@@ -99,10 +102,13 @@ class WatchScreen(Screen[None]):
         self.query_one("#stream").focus()
         self.show()
 
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show)
+
     def show(self) -> None:
         """Draw what has changed since the last time."""
         state, control = self._watched.state, self._watched.control
-        now = (state.revision, self._arm, control)
+        now = (state.revision, self._arm, control, self._has_signs)
         if now == self._shown:
             return
         self._shown = now
@@ -144,13 +150,22 @@ class WatchScreen(Screen[None]):
 
     def _entitle(self, stream: TokenStream, arm: ArmName, words: str) -> None:
         """Only if it differs: a new title has the whole text drawn again."""
-        titles = (arm, words, self.app.theme)
+        titles = (arm, words, self.app.theme, self._has_signs)
         if self._titles.get(stream.id) == titles:
             return
         self._titles[stream.id] = titles
         stream.border_title = _title(arm)
-        legend = stream.legend() if arm == "SD" else ""
+        legend = stream.legend() if arm == "SD" and not self._has_signs else ""
         stream.border_subtitle = words or legend
+
+    @property
+    def _has_signs(self) -> bool:
+        """Whether a panel of its own tells what signs mean."""
+        return self.has_class("-wide") and self.has_class("-tall")
+
+    def action_fold(self) -> None:
+        for stream in self.query(TokenStream):
+            stream.folded = not stream.folded
 
     def action_switch_arm(self) -> None:
         self._arm = "AR" if self._arm == "SD" else "SD"
@@ -174,4 +189,4 @@ class WatchScreen(Screen[None]):
 
 
 def _title(arm: ArmName) -> str:
-    return "speculative decoding" if arm == "SD" else "plain decoding"
+    return "Speculative decoding" if arm == "SD" else "Plain decoding"

@@ -16,3 +16,4 @@ picture() { # NAME HEIGHT [FLAG...]
 }
 picture report 1560
 picture report-dark 1560 --blink-settings=preferredColorScheme=0
+"$images"/../../.venv/bin/python "$images/tui.py" "$images"

@@ -26,8 +26,14 @@ from specprof.tui.choices import Choice
 CHOICE = Choice(pair="tiny_dev", k=4, temperature=0.8)
 NUM_PROMPTS = 6
 FULL, COMPACT = (120, 40), (80, 24)
-FONTS = re.compile(r"@font-face\s*\{[^}]*\}\s*")
-"""What a picture would fetch from the network; without it text is in whatever monospace font there is."""
+SMALLER = (
+    (r"@font-face\s*\{[^}]*\}\s*", ""),  # to be fetched from the network; any monospace font will do
+    (r"terminal-\d+", "t"),  # of another number in each picture
+    (r' shape-rendering="crispEdges"', ""),
+    (r"<style>", "<style>\n    rect { shape-rendering: crispEdges; }"),
+    (r"&#160;", "\u00a0"),
+)
+"""What is replaced in pictures, by what."""
 
 
 class Played:
@@ -66,13 +72,15 @@ class Screen:
         await self.pilot.pause()
 
     def save(self, directory: Path, name: str) -> None:
-        svg = FONTS.sub("", self.app.export_screenshot(title="specprof tui")).replace("&#160;", "\u00a0")
+        svg = self.app.export_screenshot(title="specprof tui")
+        for pattern, instead in SMALLER:
+            svg = re.sub(pattern, instead, svg)
         (directory / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def said_by_engine(*, race: bool) -> list[Message]:
-    """All that there is to be shown of one run."""
-    settings = Settings({"max_new_tokens": 96}, num_prompts=NUM_PROMPTS)
+    """All that there is to be shown of one run; nobody wins a race by stopping early."""
+    settings = Settings({"max_new_tokens": 96, "repetitions": 1, "ignore_eos": race}, num_prompts=NUM_PROMPTS)
     feed = LiveFeed(settings.session(CHOICE, None), Control(k=CHOICE.k, temperature=CHOICE.temperature, race=race))
     messages: list[Message] = []
     try:

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -31,8 +32,10 @@ _BYTES_A_READ = 2 << 20
 """At most, of messages; what has come beyond it waits for the next call."""
 _SOCKET_BYTES = 1 << 20
 _LOG_LINES = 20
+_START_AGAIN = "its last words may say why; start it again"
 _LONGEST_LOG_LINE = 2000
 _DEVICE_SECONDS = 1.0
+_LARGEST = 2**63 - 1
 _STOP_SECONDS = 2.0
 """That an engine which decodes has to end its file."""
 
@@ -66,7 +69,8 @@ class ControlPage:
     def __init__(self, descriptor: int | None = None) -> None:
         if descriptor is None:
             with tempfile.TemporaryFile() as file:
-                file.truncate(self.SIZE)
+                file.write(bytes(self.SIZE))  # on a full disk this says so; a file with holes is a signal later
+                file.flush()
                 self.descriptor = os.dup(file.fileno())
         else:
             self.descriptor = descriptor
@@ -76,7 +80,7 @@ class ControlPage:
 
     def write(self, control: Control) -> None:
         whole, real = self._whole, self._real
-        whole[3], whole[4], whole[5] = control.k, control.race, control.paused
+        whole[3], whole[4], whole[5] = min(control.k, _LARGEST), control.race, control.paused
         real[6], real[7] = control.temperature, control.pace
         # Last, and read first: whoever sees that all is to begin anew sees the K to do it with.
         whole[0], whole[1], whole[2] = control.steps, control.skips, control.restarts
@@ -138,6 +142,8 @@ class LiveFeed:
     live = True
 
     def __init__(self, session: Session, control: Control, *, engine: str = ENGINE) -> None:
+        if os.name != "posix":
+            raise ResourceError("an engine to watch needs Linux or macOS", "`specprof run` measures here as well")
         self._messages: deque[Message] = deque([Loading(f"loading {session.config.pair.name}")])
         self._received, self._logged = b"", b""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -171,7 +177,8 @@ class LiveFeed:
                 )
             except OSError as error:
                 raise ResourceError(
-                    f"no engine can be started: {error.strerror or error}", "end other processes, or free memory"
+                    f"no engine can be started: {error.strerror or error}",
+                    "end other processes, or free memory and disk space",
                 ) from error
             undo.pop_all()
         self._socket.setblocking(False)
@@ -204,13 +211,14 @@ class LiveFeed:
                 self._device.look_at(message.config)
             if isinstance(message, Failed):
                 self._over = True
+                self._read_log()  # what it said of it may have come just now
                 return [*messages[:number], replace(message, log_lines=message.log_lines or tuple(self._log))]
         if gone and not self._more:
             self._over = True
             return [*messages, self._failure()]
         if not gone and time.monotonic() >= self._next_glance:
             self._next_glance = time.monotonic() + _DEVICE_SECONDS
-            messages += self._device.read()
+            messages.append(self._device.read())
         return messages
 
     def send(self, control: Control) -> None:
@@ -252,7 +260,11 @@ class LiveFeed:
             budget -= len(part)
         *lines, self._received = b"".join(parts).split(b"\n")
         for line in lines:
-            yield from_json_line(line.decode())
+            try:
+                yield from_json_line(line.decode())
+            except ValueError as error:
+                yield Failed(f"the engine said what is no message: {_shown(str(error).encode())}", _START_AGAIN, 1)
+                return
 
     def _read_log(self) -> None:
         """Keep the last lines of what the engine said, and of what it said over and over in one line the last."""
@@ -269,10 +281,13 @@ class LiveFeed:
 
     def _failure(self) -> Failed:
         died = cause_of_death(self._process.returncode, self._oom_kills, "the engine")
-        killed = "SIGKILL" in died.message
-        hint = "use smaller models, or fewer new tokens" if killed else "its last words may say why; start it again"
+        exit_code, hint = 1, _START_AGAIN
+        if died.reason == "out of memory":
+            exit_code, hint = 4, "use smaller models, or fewer new tokens"
+        elif self._process.returncode == -signal.SIGKILL:
+            hint = "somebody or something ended it; start it again"
         lines = (*self._log, *filter(None, (_shown(self._logged),)))
-        return Failed(died.message, hint, 4 if killed else 1, lines[-_LOG_LINES:])
+        return Failed(died.message, hint, exit_code, lines[-_LOG_LINES:])
 
 
 def _shown(line: bytes) -> str:

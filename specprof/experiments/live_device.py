@@ -37,9 +37,9 @@ class DeviceReader:
         if kind == "cuda" and self._gpu is None:
             self._gpu = _Gpu.found(int(index or 0))
 
-    def read(self) -> list[Device]:
-        """The machine, and the GPU if the models are on one."""
-        return [self._machine(), *([self._gpu.read()] if self._gpu else [])]
+    def read(self) -> Device:
+        """The GPU if the models are on one and it can be asked, else the machine."""
+        return self._gpu.read() if self._gpu else self._machine()
 
     def _machine(self) -> Device:
         memory = total = None

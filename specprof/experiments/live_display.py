@@ -87,7 +87,8 @@ class Display:
         tokens = _tokens(self._batch) - self._told
         texts = [Texts({str(token): self._text(token) for token in sorted(tokens)})] if tokens else []
         dropped = [Dropped(self._dropped)] if self._dropped != self._dropped_told else []
-        messages: list[Message] = [*self._kept, *dropped, *texts, *self._batch]
+        # What is missing comes before the ends that were kept: one of them may be of a text that lost its last rounds.
+        messages: list[Message] = [*dropped, *self._kept, *texts, *self._batch]
         return tokens, "".join(map(to_json_line, messages)).encode()
 
     def _taken(self, tokens: set[int]) -> None:

@@ -44,7 +44,7 @@ from specprof.experiments.serving import die_with_the_driver
 from specprof.experiments.store import RunFile, check_writable, new_run_id
 from specprof.profiling import events, machine
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
-from specprof.profiling.feed import AUTO_K, Control, Failed, Going, Kept, Loading, Prompts, PromptText
+from specprof.profiling.feed import AUTO_K, Control, Failed, Going, Kept, Loading, Prompts, PromptText, Refused
 from specprof.reproducibility import make_deterministic
 
 LOG = logging.getLogger("specprof")
@@ -54,9 +54,12 @@ LONGEST_DRAFT = 8
 _GLANCE = 0.005
 """Seconds between two looks at what is wanted, while nothing is decoded."""
 _TRACEBACK_LINES = 20
+_LONGEST_PROMPT = 4000
+"""Characters of one that a screen is sent, its last: it shows a few lines."""
 
 _Verdict = Literal["go", "skip", "anew", "stop"]
-"""What becomes of a prompt: its next round; the next prompt; another run; the end."""
+"""What becomes of a prompt: its next round; the next prompt; another run; the end. Of a run: it came to its end; so it
+did, without some prompts; it is left for another; it is left."""
 
 
 def serve(arguments: Sequence[str]) -> NoReturn:
@@ -143,14 +146,14 @@ class Engine:
         self._page.begin()
         while True:
             verdict = self._run()
-            if verdict == "stop" or (verdict == "go" and not self._is_wanted_again()):
+            if verdict == "stop" or (verdict != "anew" and not self._is_wanted_again()):
                 return
 
     # --- before anything is decoded
 
     def _load(self) -> None:
         session, config, display = self._session, self._session.config, self._display
-        texts = (PromptText(prompt.prompt_id, prompt.domain, prompt.raw_text) for prompt in session.prompts)
+        texts = (PromptText(p.prompt_id, p.domain, p.raw_text[-_LONGEST_PROMPT:]) for p in session.prompts)
         display.add(Prompts(tuple(texts)))
         display.flush()
         if session.results_dir is not None:
@@ -213,16 +216,26 @@ class Engine:
         return wanted
 
     def _follow(self, control: Control) -> None:
-        """Take over a K or a temperature that can be had; another is said no to, once."""
+        """Take over a K and a temperature as far as they can be had; what can't is said no to, once."""
         asked = (control.k, control.temperature)
         if asked == self._asked:
             return
         self._asked = asked
+        longest = self._length.longest
         try:
             self._wanted = self._configured(control)
         except UsageError as error:
-            LOG.warning("%s; %s", error.message, error.hint)
+            self._refuse(error.message, error.hint)
+        else:
+            if control.k > longest:
+                hint = "a larger K can be chosen before the start, as far as the models have the context for it"
+                self._refuse(f"K {control.k} is too large here: it is {longest}", hint)
         self._length.k = self._wanted.k
+
+    def _refuse(self, message: str, hint: str) -> None:
+        holds = self._wanted
+        self._display.add(Refused(message, hint, AUTO_K if holds.k == "auto" else holds.k, holds.temperature))
+        self._display.flush()  # somebody waits for it
 
     def _is_wanted_again(self) -> bool:
         """Wait until the prompts are to be decoded once more; False: it is the end."""
@@ -261,6 +274,7 @@ class Engine:
         with RunKeeper(self._session.results_dir, started) as keep:
             display.add(started)
             display.add(Kept(None if keep.path is None else str(keep.path)))
+            self._mode = None  # a run that starts is taken for running
             totals = RunTotals()
 
             def take(event: Event) -> None:
@@ -270,17 +284,17 @@ class Engine:
                 display.tick()
 
             verdict = self._decode(take)
-            display.flush()  # what comes now may take a while
-            found = differences(config, arms, prompts, totals, config.longest_draft + 1) if verdict == "go" else ()
-            ended = RunEnded(totals.peak_memory_bytes, found)
-            keep(ended)
-            display.add(ended)
+            if verdict == "go":
+                display.flush()  # what comes now may take a while
+                found = differences(config, arms, prompts, totals, config.longest_draft + 1)
+                take(RunEnded(totals.peak_memory_bytes, found))
         return verdict
 
     def _decode(self, take: Callable[[Event], None]) -> _Verdict:
+        observer, has_skipped = replace(self._observer, noted=set()), False
         for repetition, prompt, decoders in turns(self._config, self._arms, self._prompts):
             request = request_for(self._config, self._arms, prompt, repetition)
-            generations = [Generation(self._observer, decoder, request) for decoder in decoders]
+            generations = [Generation(observer, decoder, request) for decoder in decoders]
             race = len(generations) > 1 and self._page.read().race
             for at_once in [generations] if race else [[generation] for generation in generations]:
                 with contextlib.ExitStack() as stack:
@@ -292,7 +306,8 @@ class Engine:
                     break
             if verdict in ("anew", "stop"):
                 return verdict
-        return "go"
+            has_skipped |= verdict == "skip"
+        return "skip" if has_skipped else "go"
 
     def _interleaved(self, generations: Sequence[Generation], take: Callable[[Event], None]) -> _Verdict:
         """Several generations to their ends, the one that is behind in time next."""

@@ -25,10 +25,13 @@ class Observer:
     """Completes the end of each generation."""
 
     text: TextOf
-    """What a token stands for, noted with a prompt's first repetition: who looks at it later needs no tokenizer."""
+    """What a token stands for, which is noted: who looks at it later needs no tokenizer."""
     meter: EnergyMeter | None = None
     hindsight: bool = False
     """Greedy: one pass of the draft over each text says what it would have proposed at every place."""
+    noted: set[int] | None = None
+    """Tokens of the run that have been noted; it grows, and each is noted once, with the first finished generation that
+    has it. None: generations are kept apart from each other, and a prompt's first repetition notes all of its own."""
 
     def events(self, decoder: Decoder, request: Request) -> Generator[Event, None, None]:
         """Decode one request; the events of the decoder, the last of them completed."""
@@ -44,10 +47,18 @@ class Observer:
                     num_emitted += len(event.emitted_tokens)
                 case PromptEnded():
                     joules = self.meter.since(before) if self.meter else None
-                    texts = {str(token): self.text(token) for token in sorted(seen)} if not request.repetition else None
+                    texts = self._noted_now(seen, request.repetition)
                     matches = draft_matches(decoder, request, num_emitted) if self.hindsight else None
                     event = replace(event, energy_joules=joules, token_texts=texts, draft_matches=matches)
             yield event
+
+    def _noted_now(self, seen: set[int], repetition: int) -> dict[str, str] | None:
+        if self.noted is None:
+            new = set() if repetition else seen
+        else:
+            new = seen - self.noted
+            self.noted.update(new)
+        return {str(token): self.text(token) for token in sorted(new)} or None
 
 
 @torch.inference_mode()

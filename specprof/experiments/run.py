@@ -98,7 +98,8 @@ def measure(
         command: that asked for it, kept as well.
     """
     # Where the costs of other draft lengths are known, what they would have made of a text is worth a pass over it.
-    observer = Observer(text_of(arms.tokenizer), energy_meter(arms.target, arms.draft), hindsight=curve is not None)
+    meter = energy_meter(arms.target, arms.draft)
+    observer = Observer(text_of(arms.tokenizer), meter, hindsight=curve is not None, noted=set())
     details = run_details(config, arms, prompts, curve, command)
     yield RunStarted(run_id, events.SCHEMA, details, machine.describe())
     totals = RunTotals()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -117,7 +117,8 @@ class FinishedRun:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """A run's file. A torn last line (its writer was stopped) is skipped.
+    """A run's file; each of its results has the texts of all of its tokens. A torn last line (its writer was stopped)
+    is skipped.
 
     Raises:
         UsageError: the file is not a run, or is damaged.
@@ -132,7 +133,7 @@ def read_run(path: Path) -> FinishedRun:
             raise ValueError(f"k is {asked.k!r}, neither a number nor auto")
         curve = None if asked.cost_curve is None else CostCurve.from_dict(asked.cost_curve)
         ends: list[RunEnded] = []
-        results = tuple(fold(_noting(ends, events)))
+        results = _with_all_texts(list(fold(_noting(ends, events))))
         decoders = {result.decoder for result in results} - {BASELINE}
         if len(decoders) > 1:
             raise ValueError(f"it is of several decoders: {', '.join(sorted(decoders))}")
@@ -141,15 +142,28 @@ def read_run(path: Path) -> FinishedRun:
         raise UsageError(f"{path} is damaged, or no run: {error}", "name another, or measure again") from error
 
 
-def run_events(path: Path) -> Iterator[Event]:
+def run_events(path: Path, having: bytes = b"") -> Iterator[Event]:
     """What happened in a run, read as it is asked for; the first is its :class:`RunStarted`. A torn last line (its
     writer was stopped) is skipped.
+
+    Args:
+        having: after the first, only events whose lines have these bytes in them: most need not be made sense of.
 
     Raises:
         UsageError: the file is not a run, or is damaged; on the way, where it is.
         ResourceError: it can't be read.
     """
-    return _events(path)
+    try:
+        with open(path, "rb") as file:
+            started = _read(path, 1, file.readline())
+            if not isinstance(started, RunStarted):
+                raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
+            yield started
+            for number, line in enumerate(file, start=2):
+                if having in line and (event := _read(path, number, line)) is not None:
+                    yield event
+    except OSError as error:
+        raise ResourceError(f"reading {path} failed: {error.strerror or error}", "check its permissions") from error
 
 
 def run_token_texts(path: Path) -> dict[str, str]:
@@ -160,7 +174,7 @@ def run_token_texts(path: Path) -> dict[str, str]:
         ResourceError: it can't be read.
     """
     texts: dict[str, str] = {}
-    for event in _events(path, having=b"PromptEnded"):
+    for event in run_events(path, having=b"PromptEnded"):
         if isinstance(event, PromptEnded) and event.token_texts:
             texts.update(event.token_texts)
     return texts
@@ -182,19 +196,12 @@ def _noting(ends: list[RunEnded], events: Iterator[Event]) -> Iterator[Event]:
         yield event
 
 
-def _events(path: Path, having: bytes = b"") -> Iterator[Event]:
-    """The first, and of the others those whose lines have some bytes in them: most need not be made sense of."""
-    try:
-        with open(path, "rb") as file:
-            started = _read(path, 1, file.readline())
-            if not isinstance(started, RunStarted):
-                raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
-            yield started
-            for number, line in enumerate(file, start=2):
-                if having in line and (event := _read(path, number, line)) is not None:
-                    yield event
-    except OSError as error:
-        raise ResourceError(f"reading {path} failed: {error.strerror or error}", "check its permissions") from error
+def _with_all_texts(results: list[GenerationResult]) -> tuple[GenerationResult, ...]:
+    """A token is noted with one generation of those that have it, which may be of another prompt or arm."""
+    texts: dict[str, str] = {}
+    for result in results:
+        texts.update(result.token_texts or {})
+    return tuple(replace(result, token_texts=texts) for result in results) if texts else tuple(results)
 
 
 def _read(path: Path, number: int, line: bytes) -> Event | None:

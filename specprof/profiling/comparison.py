@@ -19,6 +19,7 @@ from specprof.profiling.events import Round
 from specprof.profiling.metrics import BASELINE, BYTES_PER_MB, AcceptanceCounts, GenerationResult
 from specprof.profiling.statistics import (
     FEWEST_PAIRS,
+    RESAMPLES,
     Interval,
     Verdict,
     cost_over_repetitions,
@@ -343,8 +344,14 @@ def _speedup(
     return speedup_of(_by_prompt(baseline, measure), _by_prompt(speculative, measure), seed)
 
 
-def speedup_of(baseline: PromptTimes, speculative: PromptTimes, seed: int = 0) -> Speedup | None:
-    """Of the prompts that both arms decoded; None while an arm has decoded none."""
+def speedup_of(
+    baseline: PromptTimes, speculative: PromptTimes, seed: int = 0, resamples: int | None = None
+) -> Speedup | None:
+    """Of the prompts that both arms decoded; None while an arm has decoded none.
+
+    Args:
+        resamples: of the bootstrap, at most; None: as many as any figure that is kept.
+    """
     if not baseline or not speculative:
         return None
     ar, sd = _costs_by_prompt(baseline), _costs_by_prompt(speculative)
@@ -353,7 +360,12 @@ def speedup_of(baseline: PromptTimes, speculative: PromptTimes, seed: int = 0) -
         return Speedup(value=None, ci=None, verdict=None, n_prompts=0)
     ar_seconds, ar_tokens, sd_seconds, sd_tokens = zip(*pairs, strict=True)
     ci = paired_bootstrap_ratio(
-        ar_seconds, sd_seconds, numerator_weights=ar_tokens, denominator_weights=sd_tokens, seed=seed
+        ar_seconds,
+        sd_seconds,
+        numerator_weights=ar_tokens,
+        denominator_weights=sd_tokens,
+        resamples=min(RESAMPLES, resamples or RESAMPLES),
+        seed=seed,
     )
     value = ratio_of_rates(ar_seconds, sd_seconds, numerator_weights=ar_tokens, denominator_weights=sd_tokens)
     return Speedup(value=value, ci=ci, verdict=verdict(ci), n_prompts=len(pairs))

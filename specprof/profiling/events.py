@@ -106,7 +106,8 @@ class PromptEnded:
     """Greedy, in hindsight: for each token after the first, whether the draft would have proposed it there.
     Rounds show that only of the tokens they judged, and the bonus tokens are not among them."""
     token_texts: dict[str, str] | None = None
-    """What the generation's tokens, drafted ones included, are as text, by id; with a prompt's first repetition only.
+    """What tokens, drafted ones included, are as text, by id; each is noted once in a run, with the first finished
+    generation that has it (in a sweep: with each prompt's first repetition, all of its own).
     A byte that is no character by itself is U+DC00 + byte, as Python's surrogateescape has it."""
     energy_joules: float | None = None
     """What the device's energy counter went up by from the prefill to here; None where there is none to read."""
@@ -117,7 +118,7 @@ class PromptEnded:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """Last line of a file; its absence says the run died."""
+    """Last line of a file; its absence says the run died, or was left before its end."""
 
     peak_memory_bytes: int
     """High-water mark of all generations."""

@@ -90,6 +90,17 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A K or a temperature that was wanted can't be had, or not all of it; said once, and the engine goes on."""
+
+    message: str
+    hint: str
+    k: int
+    """That holds instead; or :data:`AUTO_K`."""
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The engine is gone, or can't do what it was asked; the last message."""
 
@@ -100,7 +111,7 @@ class Failed:
     """The last of what it said on stderr."""
 
 
-Aside = Loading | Prompts | Texts | Going | Device | Dropped | Kept | Failed
+Aside = Loading | Prompts | Texts | Going | Device | Dropped | Kept | Refused | Failed
 Message = Event | Aside
 
 _ASIDES: dict[str, type[Aside]] = {

@@ -19,6 +19,8 @@ Statistics = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 FEWEST_PAIRS = 5
 """It takes so many for an interval, and with it a verdict: of fewer, even how much they differ is hardly known."""
 
+RESAMPLES = 10_000
+
 _RESAMPLED_AT_ONCE = 2_000_000
 """Bounds the memory of the bootstrap: counts held at a time."""
 
@@ -52,7 +54,7 @@ def paired_bootstrap_ratio(
     *,
     numerator_weights: Values | None = None,
     denominator_weights: Values | None = None,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
@@ -77,7 +79,7 @@ def paired_bootstrap(
     statistics: Statistics,
     *,
     ratios: Collection[int] = (),
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[Interval | None, ...]:
