@@ -50,7 +50,10 @@ def explain(
         )
     study = studies[0]
     if study.headline is None:
-        raise UsageError(f"{study.name} has no generation of speculative decoding", "let it go on, or name another")
+        why = f" ({'; '.join(study.caveats)})" if study.caveats else ""
+        raise UsageError(
+            f"nothing was measured in {study.name}{why}", "measure again with `specprof run`, or name another"
+        )
     if as_json:
         found = report.to_dict(study.headline, measured=study.speedups)
         print(json.dumps({"schema": report.SCHEMA, "name": study.name, "K": study.best_k} | found, indent=2))

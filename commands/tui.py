@@ -33,7 +33,7 @@ from specprof.data.prompts import DOMAINS
 from specprof.errors import SpecprofError, UsageError
 from specprof.experiments.config import DRAFTERS
 from specprof.profiling.feed import AUTO_K, Control
-from specprof.tui.choices import Choice, Offer
+from specprof.tui.choices import LARGEST_K, Choice, Offer
 
 if TYPE_CHECKING:
     from specprof.profiling.feed import Failed, Feed
@@ -354,6 +354,8 @@ def _number_of(k: int | Literal["auto"]) -> int:
         return AUTO_K
     if k < 0:
         raise UsageError(f"k = {k} is negative", "k is the number of tokens drafted per round, 0 or more; or auto")
+    if k > LARGEST_K:
+        raise UsageError(f"k = {k} is more than {LARGEST_K}", "2 to 8 is usual")
     return k
 
 

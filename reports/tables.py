@@ -128,9 +128,12 @@ def _speed(comparison: Comparison) -> RenderableType:
     decode, e2e = comparison.speedup_decode, comparison.speedup_e2e
     if decode is None:
         present = comparison.baseline or comparison.speculative
+        if present is None:
+            return _section("Speed", [Text("nothing was measured, so there is no speedup")])
         missing = "speculative" if comparison.speculative is None else "autoregressive"
-        name = plain(present.decoder) if present else "nothing"
-        return _section("Speed", [Text(f"{name} only: the {missing} arm was not run, so there is no speedup")])
+        return _section(
+            "Speed", [Text(f"{plain(present.decoder)} only: the {missing} arm was not run, so there is no speedup")]
+        )
     headline = Text(_headline(decode), style=VERDICT_COLORS.get(decode.verdict or "", "bold"))
     lines: list[RenderableType] = [Text.assemble(headline, _spread(decode))]
     if e2e is not None:

@@ -102,7 +102,9 @@ def warnings(studies: Sequence[Study]) -> tuple[str, ...]:
     for study in studies:
         of = f"{study.title}: " if len(studies) > 1 else ""
         found |= dict.fromkeys(f"{of}{caveat}" for caveat in study.caveats)
-        found |= dict.fromkeys(f"{of}{warning}" for warning in _of_comparisons(study))
+        found |= dict.fromkeys(
+            f"{of}{warning}" for warning in _of_comparisons(study) if warning.removesuffix(".") not in study.caveats
+        )
     if len({study.machine_class for study in studies}) > 1:
         found["The studies were measured on different machines or versions: compare speedups, not seconds."] = None
     return tuple(found)

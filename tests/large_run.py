@@ -7,13 +7,14 @@ By hand, alone on the machine, the time and the memory that a report of 100,000 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,16 @@ class _Generation:
 
     def _about(self, seconds: float) -> float:
         return round(seconds * self.noise.lognormvariate(0, 0.05), 9)
+
+
+def interfered(happened: Iterable[Event], *, most: int | None = None) -> Iterator[Event]:
+    """The same, but somebody paused the first so many generations; None: all of them."""
+    number = 0
+    for event in happened:
+        if isinstance(event, PromptEnded):
+            number += 1
+            event = dataclasses.replace(event, interactive=most is None or number <= most)
+        yield event
 
 
 def write(directory: Path, happened: Iterator[Event] | Sequence[Event], run_id: str = RUN) -> Path:

@@ -16,7 +16,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SPECPROF = shlex.join([sys.executable, "-m", "specprof"])
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds until something is taken for never to happen: other tests may have all of the machine."""
 _OTHERS = frozenset({"COLUMNS", "LINES", "COLORTERM", "NO_COLOR", "FORCE_COLOR"})
 """Variables that say something of the terminal around the tests."""

@@ -114,6 +114,22 @@ def test_repetitions_enter_by_their_median_and_prompts_by_their_tokens() -> None
     assert c.num_repetitions == 3
 
 
+def test_texts_that_somebody_interfered_with_count_nowhere() -> None:
+    results = [r for p in "abcdef" for r in (ar(p), sd(p, accepted=[2, 0, 1]))]
+    slow, lucky = ar("a", repetition=1, slow=50), sd("b", repetition=1, accepted=[2, 2, 2])
+    without = compare(results, temperature=0)
+    with_them = compare([*results, *(dataclasses.replace(r, interactive=True) for r in (slow, lucky))], temperature=0)
+    assert compare([*results, slow, lucky], temperature=0).speedup_decode != without.speedup_decode
+    assert with_them.warnings[0] == "2 generations paused, stepped through or raced: left out."
+    assert dataclasses.replace(with_them, warnings=without.warnings) == without
+
+
+def test_nothing_is_compared_where_somebody_interfered_with_all() -> None:
+    c = compare([dataclasses.replace(r, interactive=True) for r in (ar("a"), sd("a"))], temperature=0)
+    assert (c.num_prompts, c.baseline, c.speculative, c.speedup_decode, c.costs) == (0, None, None, None, None)
+    assert c.warnings == ("2 generations paused, stepped through or raced: left out.",)
+
+
 def test_speedup_is_the_ratio_of_the_arms_rates() -> None:
     c = compare([ar("a"), sd("a"), ar("b", tokens=3), sd("b", accepted=[2, 2, 2]), ar("c"), sd("d")], temperature=0.5)
     assert c.speedup_decode is not None and c.baseline is not None and c.speculative is not None

@@ -162,6 +162,41 @@ def test_an_interrupted_run_is_reported() -> None:
     assert "no complete run" in refused(USAGE)[0]
 
 
+@pytest.mark.parametrize("most", [3, None])
+def test_texts_that_somebody_interfered_with(most: int | None) -> None:
+    large_run.write(Path("results"), large_run.interfered(large_run.run(curve=CURVE), most=most))
+    said = f"{12 if most is None else most} generations paused, stepped through or raced: left out"
+    ok("report", RUN)
+    for path in (f"results/{RUN}.html", f"results/{RUN}.md"):
+        shown, *_ = Path(path).read_text().split('<script type="application/json"')
+        assert shown.count(said) == 1, "it is said once"
+    text = Path(f"results/{RUN}.md").read_text()
+    assert ("Nothing was measured." in text) == (most is None)
+    assert ok("report", RUN, "--json").document["studies"][0]["caveats"] == [said]
+    shown = ok("results", "show", RUN).out
+    assert said in " ".join(shown.split()) and ("nothing was measured" in shown) == (most is None)
+    assert "was not run" not in shown
+    if most is None:
+        error, hint = command("explain", RUN).told
+        assert error == f"nothing was measured in {RUN} ({said})" and "specprof run" in hint
+    else:
+        assert ok("explain", RUN, "--json").document["name"] == RUN
+
+
+@pytest.mark.parametrize("most", [3, None])
+def test_comparing_with_texts_that_somebody_interfered_with(most: int | None) -> None:
+    other = "20261122-101500-aaaa"
+    happened = large_run.interfered(large_run.run(run_id=other), most=most)
+    large_run.write(Path("results"), happened, other)
+    outcome = command("compare", RUN, other)
+    said = f"{12 if most is None else most} generations paused, stepped through or raced: left out"
+    if most is None:
+        assert outcome.code == USAGE and outcome.out == ""
+        assert outcome.told[0] == f"B has no finished generations that count ({said})"
+    else:
+        assert outcome.code == 0 and f"B: {said}." in " ".join(outcome.out.split())
+
+
 # Size and text
 
 

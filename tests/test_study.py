@@ -47,6 +47,16 @@ def test_a_run_without_a_finished_generation_has_no_headline(tmp_path: Path) -> 
     assert (study.comparisons, study.best_k, study.headline) == ({}, None, None)
 
 
+@pytest.mark.parametrize("most", [3, None])
+def test_texts_that_somebody_interfered_with_are_left_out_and_counted(most: int | None, tmp_path: Path) -> None:
+    study = of_run(read_run(large_run.write(tmp_path, large_run.interfered(large_run.run(), most=most))))
+    number = 12 if most is None else most
+    assert study.caveats == (f"{number} generations paused, stepped through or raced: left out",)
+    assert len(study.results[4]) == 12 - number
+    # Of the first three, two are one prompt's: what is left of the other is of one arm only.
+    assert [comparison.num_prompts for comparison in study.comparisons.values()] == ([] if most is None else [4])
+
+
 def test_a_sweep_is_a_study_of_each_pair_temperature_and_machine(tmp_path: Path) -> None:
     sample_store.write(
         tmp_path,

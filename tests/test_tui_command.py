@@ -23,7 +23,7 @@ from specprof.experiments.live import Session
 from specprof.models import hub
 from specprof.profiling.events import RunEnded, RunStarted
 from specprof.profiling.feed import AUTO_K, Control, Failed, Feed, Kept, Texts
-from specprof.tui.choices import Choice, Offer
+from specprof.tui.choices import Choice, Offer, parse_k
 from test_import_hygiene import HEAVY, loaded_after
 
 TARGET, DRAFT = (str(hub.local_directory(f"tiny_dev/{role}")) for role in ("target", "draft"))
@@ -233,6 +233,13 @@ def test_results_that_have_no_place_to_go() -> None:
     Path("results").write_text("a file", encoding="utf-8")
     assert command("tui", "--pair", "tiny_dev").code == 4
     assert command("tui", "--pair", "tiny_dev", "--no-save").told[0].startswith("this needs a terminal")
+
+
+def test_a_k_that_nobody_means_is_refused_where_it_is_typed() -> None:
+    assert parse_k("1000") == 1000
+    for text in ("1001", "9" * 20):
+        with pytest.raises(ValueError, match="1000 at most"):
+            parse_k(text)
 
 
 def test_no_terminal() -> None:

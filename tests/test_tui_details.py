@@ -107,6 +107,30 @@ def test_the_rule_is_worked_out_for_each_token_that_was_judged(sampled: TuiState
             assert (" < " in line) == (position.verdict == "accepted")
 
 
+COINS = "synthetic acceptance 0.5: the cost is real, the text is not the target's"
+
+
+def with_coins(num_prompts: int) -> TuiState:
+    """Whose acceptance is made up."""
+    changes = {"synthetic_acceptance": 0.5, "caveats": [COINS]}
+    return state_of(
+        dataclasses.replace(e, config=e.config | changes) if isinstance(e, RunStarted) else e
+        for e in sample_run(num_prompts)
+    )
+
+
+def test_a_coin_is_never_given_out_as_the_rule() -> None:
+    state = with_coins(2)
+    shown = state.shown
+    assert shown is not None and shown.synthetic and shown.positions
+    details, why = round_page(shown, state.run, WIDE).plain, explain_page(state, WIDE).plain
+    for text in (details, why):
+        assert "A coin decides, not the target" in text
+        assert "min(1" not in text and "Greedy:" not in text and "was not below the ratio" not in text
+        assert "were not recorded" not in text.split("What is not known")[0] and "as if the target" not in text
+    assert COINS in why and COINS not in explain_page(state_of(sample_run(2)), WIDE).plain
+
+
 def test_all_accepted_gives_a_bonus(sampled: TuiState) -> None:
     shown = with_accepted(sampled, 4)
     text = round_page(shown, sampled.run, WIDE).plain

@@ -34,6 +34,7 @@ from specprof.tui.panels import (
     RoundPanel,
     SignsPanel,
     SpeedPanel,
+    advisable,
     teaching,
 )
 from specprof.tui.state import ArmName, TuiState
@@ -754,3 +755,45 @@ def test_a_small_terminal_has_the_figures_that_matter() -> None:
         round(getattr(state.arms["SD"].recent, name) / state.arms["SD"].recent.seconds * 100)
         for name in ("draft", "verify", "sample", "overhead")
     ]
+
+
+def test_a_coin_is_never_given_out_as_the_rule() -> None:
+    caveat = "synthetic acceptance 0.5: the cost is real, the text is not the target's"
+    changes = {"synthetic_acceptance": 0.5, "caveats": [caveat]}
+    events = [
+        dataclasses.replace(e, config=e.config | changes) if isinstance(e, RunStarted) else e for e in sample_run(1)
+    ]
+    state = stepped(events, lambda round: round.num_accepted < len(round.draft_tokens) and not round.cut, 2)
+    assert state.shown is not None and state.shown.stage == "decision"
+    lesson = teaching(state.shown)
+    assert "A coin decides, not the target" in lesson and "is replaced by a token of the target's" in lesson
+    assert "min(1" not in lesson and "underrates" not in lesson and "would have chosen" not in lesson
+    wide = seen(state, 160)
+    assert "synthetic acceptance 0.5" in wide["header"] and caveat in wide["speed"]
+    narrow = seen(state, 44)
+    assert "synthetic" in narrow["header"] and "synthetic acceptance 0.5: the cost" in narrow["speed"]
+    assert "synthetic" not in seen(told(sample_run(1)), 160)["header"]
+
+
+def test_the_speedup_says_what_it_is_without() -> None:
+    events = [
+        dataclasses.replace(e, interactive=True) if isinstance(e, PromptEnded) and e.prompt_id == last else e
+        for last in [sample_run(3)[-2].prompt_id]  # type: ignore[union-attr]
+        for e in sample_run(3)
+    ]
+    state = told(events)
+    assert state.num_interactive == 2
+    for width in (44, 60):
+        assert "x so far without 2 interactive texts" in seen(state, width)["speed"].replace(" · ", " ")
+    assert "without" not in seen(told(sample_run(3)), 60)["speed"]
+
+
+def test_the_best_k_is_shown_where_it_advisable() -> None:
+    state = told(sample_run(7))
+    figures = state.figures
+    assert figures.costs is not None and advisable(figures.costs)
+    now = figures.costs.speedup_predicted_with_ar_overhead
+    assert now is not None
+    less = dataclasses.replace(figures.costs, best_k=2, best_k_speedup_predicted=now - 0.1)
+    assert not advisable(less) and advisable(dataclasses.replace(less, best_k_speedup_predicted=now + 0.1))
+    assert "best K" in seen(state, 60)["speed"]

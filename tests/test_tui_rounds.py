@@ -124,3 +124,4 @@ def test_a_coin_is_called_a_coin() -> None:
     [drafted] = [e for e in sample_run(1) if isinstance(e, Round) and e.draft_tokens and e.index == 0]
     shown = view(drafted, (), greedy=True, synthetic=True)
     assert all("coin" in position.why for position in shown.positions if position.verdict != "not judged")
+    assert shown.synthetic and not view(drafted, (), greedy=True).synthetic

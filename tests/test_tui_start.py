@@ -34,9 +34,9 @@ SIZES = [(120, 40), (80, 24), (60, 20)]
 class Alone(App[Choice]):
     """The start screen and nothing else."""
 
-    def __init__(self, choice: Choice, problem: tuple[str, str] | None, offer: Offer) -> None:
+    def __init__(self, choice: Choice, offer: Offer) -> None:
         super().__init__()
-        self.start = StartScreen(offer, choice, problem)
+        self.start = StartScreen(offer, choice)
 
     def on_mount(self) -> None:
         self.push_screen(self.start, self.exit)
@@ -50,11 +50,10 @@ def shown(
     choice: Choice = Choice("tiny_dev"),  # noqa: B008  # frozen
     *,
     size: tuple[int, int] = (80, 24),
-    problem: tuple[str, str] | None = None,
     offer: Offer = OFFER,
 ) -> Choice | None:
     """What the screen was dismissed with after something was done to it."""
-    app = Alone(choice, problem, offer)
+    app = Alone(choice, offer)
 
     async def use() -> None:
         async with app.run_test(size=size) as pilot:
@@ -195,14 +194,6 @@ def test_the_mouse_chooses_without_starting() -> None:
         await pilot.click("#start")
 
     assert shown(act) == Choice("gpt2_dev")
-
-
-def test_the_last_failure_is_shown() -> None:
-    async def act(pilot: Pilot[Choice], screen: StartScreen) -> None:
-        seen = text_of(screen)
-        assert "[b]gpt2[/b] is not cached\\u{1b}[2J" in seen and "give a directory" in seen
-
-    assert shown(act, problem=("[b]gpt2[/b] is not cached\x1b[2J", "give a directory")) is None
 
 
 def test_words_from_outside_are_only_words() -> None:

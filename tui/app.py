@@ -22,7 +22,7 @@ from textual.screen import Screen
 from specprof.errors import SpecprofError
 from specprof.files import write_whole
 from specprof.profiling import events
-from specprof.profiling.feed import AUTO_K, Control, Failed, Feed, Kept, Refused
+from specprof.profiling.feed import AUTO_K, LONGEST_DRAFT, Control, Failed, Feed, Kept, Refused
 from specprof.profiling.signs import visible
 from specprof.tui.choices import Choice, Offer
 from specprof.tui.contrast import LIGHT
@@ -32,8 +32,6 @@ from specprof.tui.state import TuiState
 from specprof.tui.waiting import FailureScreen, LoadingScreen
 from specprof.tui.watch import WatchScreen
 
-MOST_K = 8
-"""That keys lead to; a larger one can be chosen before the start."""
 HOTTEST = 2.0
 PACES = (0.25, 16.0)
 THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
@@ -284,7 +282,7 @@ class SpecprofApp(App[None]):
         if not self._can_change("K"):
             return
         k = 4 if self.control.k == AUTO_K else self.control.k + step
-        self.steer(k=min(max(k, 1), max(MOST_K, self._choice.k)))
+        self.steer(k=min(max(k, 1), max(LONGEST_DRAFT, self._choice.k)))
 
     def action_change_temperature(self, step: float) -> None:
         if self._can_change("the temperature"):
@@ -396,7 +394,8 @@ class SpecprofApp(App[None]):
         if isinstance(screen, WatchScreen):
             for binding in screen.BINDINGS:
                 assert isinstance(binding, Binding)
-                yield SystemCommand(binding.description, f"key {binding.key}", self._doing(screen, binding.action))
+                key = self.get_key_display(binding)
+                yield SystemCommand(binding.description, f"key {key}", self._doing(screen, binding.action))
         yield SystemCommand("theme", "light, dark, or the terminal's own colours", self.action_next_theme)
         yield SystemCommand("quit", "end the engine and leave", self.action_quit)
 

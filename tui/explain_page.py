@@ -11,7 +11,8 @@ from specprof.profiling.metrics import AcceptanceCounts
 from specprof.profiling.signs import visible
 from specprof.profiling.statistics import FEWEST_PAIRS
 from specprof.tui.page import DASH, MUTED, columns, heading, lines, number, page, plain, prob, times, token, width_of
-from specprof.tui.rounds import Position, RoundView, view
+from specprof.tui.panels import advisable
+from specprof.tui.rounds import COIN, Position, RoundView, view
 from specprof.tui.state import TuiState
 from specprof.tui.transcript import Tokens
 
@@ -33,7 +34,7 @@ def explain_page(state: TuiState, width: int) -> Content:
     costs, speedup = figures.costs, figures.speedup
     return page(
         (
-            lines(_verdict(speedup), figures.explanation),
+            lines(_verdict(speedup), figures.explanation, *(visible(caveat) for caveat in _caveats(state))),
             _costs(costs, speedup, width),
             _acceptance(costs, state.acceptance, width),
             _try(costs, state.acceptance),
@@ -41,6 +42,10 @@ def explain_page(state: TuiState, width: int) -> Content:
             _missing(state),
         )
     )
+
+
+def _caveats(state: TuiState) -> tuple[str, ...]:
+    return () if state.run is None else state.run.caveats
 
 
 def _verdict(speedup: Speedup | None) -> Content:
@@ -135,6 +140,8 @@ def _try(costs: Costs | None, counts: AcceptanceCounts) -> Content | None:
             f"By these costs and this acceptance no K up to {longest} pays: plain decoding is the fastest. "
             "A cheaper draft, or one more like the target, would change that."
         )
+    elif not advisable(costs):
+        advice = f"No K up to {longest} promises more than the {now} that is predicted as it is."
     elif best < longest:
         advice = f"Draft less: K {best} would give {gain}; as it is, {now} is predicted."
     else:
@@ -165,17 +172,19 @@ def _rejections(state: TuiState, width: int) -> Content | None:
 def _latest_rejections(state: TuiState) -> Iterator[tuple[RoundView, Position]]:
     """The latest first; of each round, the one token that was judged and not taken."""
     transcript = state.arms["SD"].transcript
-    greedy = state.run is not None and state.run.greedy
+    greedy, synthetic = (False, False) if state.run is None else (state.run.greedy, state.run.synthetic)
     for at in range(transcript.end - 1, transcript.begin - 1, -1):
         entry = transcript.at(at)
         if isinstance(entry, Tokens) and entry.round is not None and entry.round.draft_tokens:
-            shown = view(entry.round, entry.pieces, greedy=greedy)
+            shown = view(entry.round, entry.pieces, greedy=greedy, synthetic=synthetic)
             for position in shown.positions:
                 if position.verdict == "rejected":
                     yield shown, position
 
 
 def _why(position: Position) -> str:
+    if position.synthetic:
+        return COIN
     if position.greedy:
         return "Greedy: each was not what the target finds most probable at its place."
     return "Each was less probable to the target than to the draft, and its u was not below the ratio of the two."

@@ -22,7 +22,7 @@ KEYS: tuple[tuple[str, tuple[tuple[tuple[str, ...], str], ...]], ...] = (
     (
         "Changing what is run",
         (
-            (("+", "-"), "draft more or fewer tokens, from the next round on"),
+            (("+", "-"), "draft more or fewer tokens, from the next round on; K 0 and auto are chosen with m"),
             (("]", "["), "a higher or lower temperature, from the next prompt on"),
             (("r",), "race: both decode the next prompt side by side"),
             ((">", "<"), "a replay: twice as fast, half as fast"),
@@ -109,7 +109,9 @@ _WORDS = (
     ),
     (
         "interactive",
-        "Paused, stepped through, raced or changed on the way: such a text is kept, and left out of the speedup.",
+        "Paused, stepped through, raced or changed on the way: such a text is kept. The speedup, the prediction and "
+        "the best K are of texts that nobody interfered with; acceptance, times and tokens per second are of all "
+        "rounds on the screen.",
     ),
     ("dropped", "Too fast for the screen. The file misses nothing."),
 )

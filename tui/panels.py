@@ -38,7 +38,7 @@ from specprof.tui.bars import (
 )
 from specprof.tui.contrast import readable
 from specprof.tui.page import DASH, MUTED, VERDICT_STYLES, number, prob, times
-from specprof.tui.rounds import STAGES, Position, RoundView
+from specprof.tui.rounds import COIN, STAGES, Position, RoundView
 from specprof.tui.state import RECENT_ROUNDS, Arm, ArmName, PhaseTimes, RunFacts, TuiState
 
 PHASES: tuple[Literal["draft", "verify", "sample", "overhead"], ...] = ("draft", "verify", "sample", "overhead")
@@ -198,6 +198,9 @@ def _progress(
     if run is not None and run.num_generations:
         items.append((5, (f"{state.num_ended} of {counted(run.num_generations, 'text')}", "")))
     items.append((4, (_clock(elapsed), "")))
+    if caveats := _caveats(state):
+        # Nothing beside these numbers matters more; the panel has the whole sentence.
+        items.append((1, (inline(caveats[0].split(":")[0], glyphs), "bold $text-warning")))
     if state.num_dropped:
         items.append((7, (f"dropped {state.num_dropped}", "$text-warning")))
     if state.num_interactive:
@@ -397,6 +400,8 @@ def teaching(shown: RoundView, *, model_drafts: bool = True) -> str:
         each = "it" if k == 1 else "each"
         took = _milliseconds(round.verify_seconds)
         return f"The target reads {them}, in one pass ({took} ms), and says how probable it finds {each}."
+    if shown.synthetic:
+        return f"{COIN} {_outcome(shown)}"
     rule = (
         "Each is accepted if it is the token that the target would have chosen."
         if positions[0].greedy
@@ -413,7 +418,9 @@ def _outcome(shown: RoundView) -> str:
         all_of_them = "It is accepted" if k == 1 else f"All {k} are accepted"
         return f"{all_of_them}, and the same pass of the target yields one token more: the bonus."
     rejected = shown.positions[accepted]
-    if rejected.greedy:
+    if shown.synthetic:
+        replaced = f"The first rejected one, {rejected.number}, is replaced by a token of the target's"
+    elif rejected.greedy:
         replaced = f"The first that is not, {rejected.number}, is replaced by the target's choice"
     else:
         why = f" ({rejected.why})" if rejected.uniform is not None else ""
@@ -542,7 +549,7 @@ class SpeedPanel(Panel):
         self.entitle("Race" if state.racing else "Speed")
         arms = (state.arms["SD"], state.arms["AR"])
         tokens = tuple((arm.times.rounds, arm.generation and arm.generation.num_tokens) for arm in arms)
-        key = (state.run and state.run.run_id, state.racing, state.num_ended, tokens)
+        key = (state.run and state.run.run_id, state.racing, state.num_ended, state.num_interactive, tokens)
         self.present(key, lambda width, _: _speed_lines(state, width, self.glyphs))
 
 
@@ -564,11 +571,28 @@ def _speed_lines(state: TuiState, width: int, glyphs: Glyphs) -> list[Line]:
             ]
         )
     figures = state.figures
-    lines += flow(_speedup_segments(figures.speedup), width, glyphs)
+    lines += flow(_speedup_segments(figures.speedup, _without(state)), width, glyphs)
+    lines += [[(cut(inline(caveat, glyphs), width, glyphs), "$text-warning")] for caveat in _caveats(state)]
     return lines + flow(_prediction_segments(figures.costs), width, glyphs)
 
 
-def _speedup_segments(speedup: Speedup | None) -> list[Line]:
+def _caveats(state: TuiState) -> tuple[str, ...]:
+    return () if state.run is None else state.run.caveats
+
+
+def _without(state: TuiState) -> str:
+    """Tokens per second are of all texts, the speedup is not."""
+    return f"without {counted(state.num_interactive, 'interactive text')}" if state.num_interactive else ""
+
+
+def _speedup_segments(speedup: Speedup | None, without: str = "") -> list[Line]:
+    segments = _told_speedup(speedup)
+    if without and speedup is not None and speedup.value is not None:
+        segments.insert(1, [(without, MUTED)])
+    return segments
+
+
+def _told_speedup(speedup: Speedup | None) -> list[Line]:
     if speedup is None or speedup.value is None:
         return [[("speedup ", MUTED), (DASH, "")], [("no text of both arms yet", MUTED)]]
     style = _SPEEDUP_STYLES.get(speedup.verdict, "bold $text-warning")
@@ -584,10 +608,16 @@ def _speedup_segments(speedup: Speedup | None) -> list[Line]:
     ]
 
 
+def advisable(costs: Costs) -> bool:
+    """Whether the best K is what runs, or is predicted to be faster than that, whose drafts may be shorter than K."""
+    best, now = costs.best_k_speedup_predicted, costs.speedup_predicted_with_ar_overhead
+    return costs.best_k == costs.draft_tokens_per_round or (best is not None and (now is None or best > now))
+
+
 def _prediction_segments(costs: Costs | None) -> list[Line]:
     predicted = None if costs is None else costs.speedup_predicted_with_ar_overhead
     segments: list[Line] = [[("predicted ", MUTED), (times(predicted), "")]]
-    if costs is not None and costs.best_k is not None:
+    if costs is not None and costs.best_k is not None and advisable(costs):
         best = times(costs.best_k_speedup_predicted) if costs.best_k else "plain decoding"
         segments.append([("best K ", MUTED), (f"{costs.best_k} ({best})", "")])
     return segments

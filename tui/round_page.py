@@ -22,7 +22,7 @@ from specprof.tui.page import (
     token,
     width_of,
 )
-from specprof.tui.rounds import Position, RoundView
+from specprof.tui.rounds import COIN, Position, RoundView
 from specprof.tui.state import RunFacts
 
 _LAST: dict[Kind, tuple[str, str]] = {
@@ -127,7 +127,10 @@ def _rule(shown: RoundView) -> Content | None:
         return None
     greedy = shown.positions[0].greedy
     judged = [position for position in shown.positions if position.verdict != "not judged"]
-    if greedy:
+    if shown.synthetic:
+        rule = COIN
+        worked = [plain(f"{p.number}  {p.verdict}", VERDICT_STYLES[p.verdict]) for p in judged]
+    elif greedy:
         rule = "Greedy: a drafted token is accepted if it is what the target finds most probable at its place."
         worked = [plain(f"{p.number}  {p.why}: {p.verdict}", VERDICT_STYLES[p.verdict]) for p in judged]
     else:
@@ -156,15 +159,19 @@ def _ending(shown: RoundView, greedy: bool) -> Content:
     if shown.last is None:
         return plain("An end of the text is among the accepted tokens: nothing behind it belongs to the text.")
     last = token(shown.last.text, "bold", most=_MOST_CELLS)
-    if accepted == k:
+    if shown.synthetic:
+        how = "the target's"
+    elif accepted == k:
         how = "the target's own choice" if greedy else "drawn from the target's probabilities"
+    else:
+        how = (
+            "the target's own choice"
+            if greedy
+            else "drawn from what the target gives more probability than the draft, norm(max(0, target - draft))"
+        )
+    if accepted == k:
         everything = "The drafted token was" if k == 1 else f"All {k} were"
         return Content.assemble(f"{everything} accepted: the same pass gives one token more, {how}: ", last, ".")
-    how = (
-        "the target's own choice"
-        if greedy
-        else "drawn from what the target gives more probability than the draft, norm(max(0, target - draft))"
-    )
     behind = k - accepted - 1
     rest = f" {counted(behind, 'token')} behind it {'was' if behind == 1 else 'were'} never judged." if behind else ""
     return Content.assemble(f"In the place of token {accepted + 1}: ", last, f", {how}.{rest}")

@@ -8,13 +8,17 @@ from typing import Literal
 
 from specprof.profiling.events import Round
 from specprof.profiling.pieces import Piece
-from specprof.profiling.signs import visible
+from specprof.profiling.signs import probability, visible
 
 Stage = Literal["draft", "verify", "decision"]
 """How much of a round is shown: whoever steps through it sees one after the other."""
 STAGES: tuple[Stage, ...] = ("draft", "verify", "decision")
 
 Verdict = Literal["accepted", "rejected", "not judged"]
+
+COIN = (
+    "A coin decides, not the target: each is accepted with the probability that was asked for (--synthetic-acceptance)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Position:
             return f"accepted with probability {self.ratio:.2f}"
         if self.ratio == 1.0:
             return "the target is at least as sure"
-        return f"u {_number(self.uniform)} {'<' if self.verdict == 'accepted' else '>='} {_number(self.ratio)}"
+        return f"u {probability(self.uniform)} {'<' if self.verdict == 'accepted' else '>='} {probability(self.ratio)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class RoundView:
     last: Piece | None
     """What the target added: the token in the place of the rejected one, or the bonus; None where the text ended."""
     stage: Stage = "decision"
+    synthetic: bool = False
+    """A coin decided what was accepted, not the target."""
 
     def at(self, stage: Stage) -> RoundView:
         return dataclasses.replace(self, stage=stage)
@@ -110,12 +116,8 @@ def view(round: Round, pieces: tuple[Piece, ...], *, greedy: bool, synthetic: bo
             )
         )
     last = next((piece for piece in pieces if piece.kind in ("corrected", "bonus", "plain")), None)
-    return RoundView(round, tuple(positions), last)
+    return RoundView(round, tuple(positions), last, synthetic=synthetic)
 
 
 def _at(values: tuple[float, ...] | None, index: int) -> float | None:
     return values[index] if values is not None and index < len(values) else None
-
-
-def _number(value: float) -> str:
-    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"

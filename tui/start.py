@@ -19,7 +19,6 @@ from specprof.tui.choices import LAYER_SKIP, PACKAGED, Choice, Entries, Offer, P
 CHOSEN = "\N{BLACK CIRCLE}"
 NOT_CHOSEN = "\N{WHITE CIRCLE}"
 WRONG = "\N{BALLOT X}"
-ADVICE = "\N{RIGHTWARDS ARROW}"
 
 _DRAFTERS = {
     "model": "a small model",
@@ -108,7 +107,6 @@ class StartScreen(Screen[Choice]):
 
     Args:
         choice: what the fields hold at first.
-        problem: what went wrong with the last attempt, and what to do about it.
     """
 
     CSS_PATH = "start.tcss"
@@ -120,11 +118,10 @@ class StartScreen(Screen[Choice]):
         Binding("q", "quit", "quit", show=False),
     ]
 
-    def __init__(self, offer: Offer, choice: Choice, problem: tuple[str, str] | None = None) -> None:
+    def __init__(self, offer: Offer, choice: Choice) -> None:
         super().__init__()
         self._offer = offer
         self._choice = choice
-        self._problem = problem
         self._attempted = False
 
     def compose(self) -> ComposeResult:
@@ -137,9 +134,6 @@ class StartScreen(Screen[Choice]):
                 ),
                 id="title",
             )
-            if self._problem is not None:
-                what, hint = map(visible, self._problem)
-                yield Static(Content.assemble((f"{WRONG} {what}", "bold"), f"\n{ADVICE} {hint}"), id="failure")
             yield Picker("Pair", self._pair_lines(), self._first_pair(), id="pair")
             yield Static(id="notes", markup=False)
             with Horizontal(id="own"):

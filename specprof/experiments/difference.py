@@ -251,7 +251,8 @@ def _draft_lengths(before: Study, after: Study) -> list[tuple[DraftLength, Draft
     """
     for side, study in (("A", before), ("B", after)):
         if not study.comparisons and (study is before or not study.missing):
-            raise UsageError(f"{side} has no finished generations", "let it run to its end, or name another")
+            why = f" that count ({'; '.join(study.caveats)})" if study.caveats else ""
+            raise UsageError(f"{side} has no finished generations{why}", "let it run to its end, or name another")
     old, new = list(before.comparisons), list(after.comparisons)
     found: list[tuple[DraftLength, DraftLength]] = [
         (k, k) for k in old if k in after.comparisons or _why_missing(after, None, (k,)) is not None

@@ -44,13 +44,22 @@ from specprof.experiments.serving import die_with_the_driver
 from specprof.experiments.store import RunFile, check_writable, new_run_id
 from specprof.profiling import events, machine
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
-from specprof.profiling.feed import AUTO_K, Control, Failed, Going, Kept, Loading, Prompts, PromptText, Refused
+from specprof.profiling.feed import (
+    AUTO_K,
+    LONGEST_DRAFT,
+    Control,
+    Failed,
+    Going,
+    Kept,
+    Loading,
+    Prompts,
+    PromptText,
+    Refused,
+)
 from specprof.reproducibility import make_deterministic
 
 LOG = logging.getLogger("specprof")
 
-LONGEST_DRAFT = 8
-"""K that can be chosen while it runs, where the session begins with a smaller one."""
 _GLANCE = 0.005
 """Seconds between two looks at what is wanted, while nothing is decoded."""
 _TRACEBACK_LINES = 20

@@ -12,7 +12,7 @@ from typing import Any
 from specprof.experiments.matrix import DraftLength, Matrix, Missing, matrices
 from specprof.experiments.results import Contents
 from specprof.experiments.saved_runs import FinishedRun, mapping
-from specprof.profiling.comparison import Comparison, measured
+from specprof.profiling.comparison import Comparison, left_out, measured
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.machine import machine_class
 from specprof.profiling.metrics import BASELINE, GenerationResult
@@ -90,7 +90,7 @@ def of_run(run: FinishedRun) -> Study:
         results={k: tuple(measured(run.results))},
         missing=(),
         curve=run.curve,
-        caveats=(*asked.caveats, *_interrupted(run)),
+        caveats=(*asked.caveats, *_interrupted(run), *filter(None, (left_out(run.results),))),
         config=run.started.config,
         models=asked.models,
         machine=run.started.machine,

@@ -249,9 +249,8 @@ def compare(
     speculative = by_decoder[candidate] if candidate else next(iter(by_decoder.values()), [])
 
     warnings = []
-    set_aside = len(given) - len(measured(given))
-    if set_aside:
-        warnings.append(f"{counted(set_aside, 'generation')} paused, stepped through or raced: left out.")
+    if said := left_out(given):
+        warnings.append(f"{said}.")
     if baseline and speculative:
         shared = {r.prompt_id for r in baseline} & {r.prompt_id for r in speculative}
         unpaired = {r.prompt_id for r in [*baseline, *speculative]} - shared
@@ -291,6 +290,12 @@ def compare(
 def measured(results: Iterable[GenerationResult]) -> list[GenerationResult]:
     """Those that nobody interfered with."""
     return [result for result in results if not result.interactive]
+
+
+def left_out(results: Sequence[GenerationResult]) -> str | None:
+    """How many of them :func:`measured` leaves out, and why; None: none."""
+    number = sum(result.interactive for result in results)
+    return f"{counted(number, 'generation')} paused, stepped through or raced: left out" if number else None
 
 
 def loops(token_ids: Sequence[int]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -18,6 +19,10 @@ from specprof.profiling.events import Event
 
 AUTO_K = -1
 """Value of :attr:`Control.k` that lets K be chosen round by round."""
+
+
+LONGEST_DRAFT = 8
+"""K that can be chosen on the way, where the session begins with a smaller one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +119,7 @@ class Failed:
 Aside = Loading | Prompts | Texts | Going | Device | Dropped | Kept | Refused | Failed
 Message = Event | Aside
 
-_ASIDES: dict[str, type[Aside]] = {
-    cls.__name__: cls for cls in (Loading, Prompts, Texts, Going, Device, Dropped, Kept, Failed)
-}
+_ASIDES: dict[str, type[Aside]] = {cls.__name__: cls for cls in typing.get_args(Aside)}
 
 
 def to_json_line(message: Message) -> str:
