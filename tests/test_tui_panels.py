@@ -23,7 +23,7 @@ from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunS
 from specprof.profiling.feed import Device, Dropped, Failed, Going, Loading, Texts
 from specprof.profiling.metrics import AcceptanceCounts, fold
 from specprof.profiling.signs import spelled
-from specprof.tui.bars import ASCII, UNICODE, Glyphs, bar, column, cut, flow, line_width, quoted, sparkline
+from specprof.tui.bars import UNICODE, Glyphs, bar, column, cut, flow, line_width, quoted, sparkline
 from specprof.tui.panels import (
     AcceptancePanel,
     CompactBar,
@@ -39,7 +39,7 @@ from specprof.tui.panels import (
 )
 from specprof.tui.state import ArmName, TuiState
 
-GLYPHS = [UNICODE, ASCII]
+GLYPHS = [UNICODE]
 A_DEVICE = Device("An EPYC", 1_310_000_000, 16_800_000_000, 0.71)
 
 
@@ -83,16 +83,16 @@ class Screen(App[None]):
 
     CSS = "VerticalScroll { scrollbar-size: 0 0; }"
 
-    def __init__(self, *, ascii: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.panels = (
-            HeaderBar(ascii=ascii),
-            RoundPanel(ascii=ascii),
-            AcceptancePanel(ascii=ascii),
-            PhasePanel(ascii=ascii),
-            SpeedPanel(ascii=ascii),
-            DevicePanel(ascii=ascii),
-            CompactBar(ascii=ascii),
+            HeaderBar(),
+            RoundPanel(),
+            AcceptancePanel(),
+            PhasePanel(),
+            SpeedPanel(),
+            DevicePanel(),
+            CompactBar(),
         )
         self.header, self.round, self.acceptance, self.phases, self.speed, self.device, self.compact = self.panels
 
@@ -116,11 +116,9 @@ class Screen(App[None]):
             panel.show(state)
 
 
-def on_screen(
-    act: Callable[[Screen, Pilot[None]], Awaitable[None]], width: int = 44, *, ascii: bool = False, height: int = 60
-) -> None:
+def on_screen(act: Callable[[Screen, Pilot[None]], Awaitable[None]], width: int = 44, *, height: int = 60) -> None:
     async def run() -> None:
-        app = Screen(ascii=ascii)
+        app = Screen()
         async with app.run_test(size=(width, height)) as pilot:
             await pilot.pause()
             await act(app, pilot)
@@ -141,7 +139,7 @@ def words(panel: Panel) -> str:
     return re.sub(r"\s+", " ", " ".join(inner)).strip()
 
 
-def seen(state: TuiState, width: int = 44, *, ascii: bool = False, **shown: object) -> dict[str, str]:
+def seen(state: TuiState, width: int = 44, **shown: object) -> dict[str, str]:
     """The words of every panel."""
     found: dict[str, str] = {}
 
@@ -151,7 +149,7 @@ def seen(state: TuiState, width: int = 44, *, ascii: bool = False, **shown: obje
         names = ("header", "round", "acceptance", "phases", "speed", "device", "compact")
         found.update(zip(names, map(words, app.panels), strict=True))
 
-    on_screen(act, width, ascii=ascii)
+    on_screen(act, width)
     return found
 
 
@@ -175,12 +173,10 @@ def test_a_bar_is_as_wide_as_asked_and_never_lies(share: float, width: int, glyp
 
 def test_a_bar_is_drawn_to_an_eighth() -> None:
     assert [bar(eighth / 8, 1, "", UNICODE)[0][0] for eighth in range(9)] == ["", *"▏▎▍▌▋▊▉█"]
-    assert "".join(text for text, _ in bar(0.5, 4, "", ASCII)) == "##.."
 
 
 def test_a_sparkline_goes_from_low_to_high() -> None:
     assert sparkline([0, 0.5, 1, 2, -1], UNICODE) == "▁▅██▁"
-    assert sparkline([0, 1], ASCII) == "_#"
 
 
 @given(st.sampled_from(sorted(hostile_texts().values())), st.integers(0, 20), st.sampled_from(GLYPHS))
@@ -239,16 +235,6 @@ def test_every_line_is_as_wide_as_the_panel(width: int) -> None:
     on_screen(act, width)
 
 
-def test_ascii_terminals_see_nothing_else() -> None:
-    async def act(app: Screen, pilot: Pilot[None]) -> None:
-        app.show(_sampled())
-        await pilot.pause()
-        for panel in app.panels:
-            assert "".join(lines(panel)).isascii(), lines(panel)
-
-    on_screen(act, 60, ascii=True)
-
-
 def test_nothing_is_said_of_what_is_not_known() -> None:
     shown = seen(TuiState())
     assert shown["header"] == "specprof … loading · 01:23"
@@ -267,7 +253,6 @@ def test_what_has_not_changed_is_not_painted_again(monkeypatch: pytest.MonkeyPat
     refresh = Panel.refresh
 
     def counted(panel: Panel, *regions: Region, layout: bool = False, **options: bool) -> Panel:
-        assert not layout  # panels are as large as they are
         if regions:  # else a title has changed
             painted.append(panel)
             lines_painted[panel] = len(regions)
@@ -340,13 +325,12 @@ def test_colours_are_the_themes(theme: str) -> None:
 
 
 @pytest.mark.parametrize("height", [5, 7])
-@pytest.mark.parametrize("ascii", [False, True])
-def test_signs_are_told_where_there_is_room(height: int, ascii: bool) -> None:
+def test_signs_are_told_where_there_is_room(height: int) -> None:
     class Only(App[None]):
         CSS = f"SignsPanel {{ height: {height}; }}"
 
         def compose(self) -> ComposeResult:
-            yield SignsPanel(ascii=ascii)
+            yield SignsPanel()
 
     async def run() -> None:
         app = Only()
@@ -360,7 +344,6 @@ def test_signs_are_told_where_there_is_room(height: int, ascii: bool) -> None:
             assert signs.unjudged in shown and signs.corrected in shown and signs.bonus in shown
             for word in ("accepted", "rejected", "not judged", "corrected", "bonus"):
                 assert word in shown
-            assert shown.isascii() == ascii
             assert ("behind a rejected one" in shown) == (height == 7)
             assert all(line[-3] == " " for line in lines(panel)[1:-1])  # nothing is cut off
 

@@ -263,7 +263,7 @@ def test_one_gap_is_told_once() -> None:
 
 
 def test_rounds_of_interfered_texts_are_in_no_prediction() -> None:
-    alone = [prefilled("AR"), step(), step(1), ended("AR")]
+    alone: list[Message] = [prefilled("AR"), step(), step(1), ended("AR")]
     calm = told(STARTED, TEXTS, *alone, prefilled(), a_round(), a_round(1), ended())
     state = told(STARTED, TEXTS, prefilled(prompt="x"), a_round(0, 0, prompt="x"), ended(prompt="x", interactive=True))
     told(*alone, prefilled(), a_round(), a_round(1), ended(), state=state)
@@ -272,13 +272,15 @@ def test_rounds_of_interfered_texts_are_in_no_prediction() -> None:
 
 
 def test_a_prompt_that_was_left_does_not_stop_the_figures() -> None:
-    alone = [prefilled("AR"), step(), ended("AR")]
-    left = [prefilled(), a_round()]
+    alone: list[Message] = [prefilled("AR"), step(), ended("AR")]
+    left: list[Message] = [prefilled(), a_round()]
     state = told(STARTED, TEXTS, *alone, *left)
-    assert state.figures.speedup is None
+    before = state.figures
+    assert before.speedup is None
     again = dataclasses.replace(prefilled(), repetition=1), dataclasses.replace(a_round(), repetition=1)
     told(*again, dataclasses.replace(ended(), repetition=1), state=state)
-    assert state.figures.speedup is not None and state.figures.speedup.value is not None
+    after = state.figures.speedup
+    assert after is not None and after.value is not None
 
 
 def test_figures_are_exact_at_the_end() -> None:

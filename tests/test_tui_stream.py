@@ -25,7 +25,7 @@ from specprof.profiling.events import Event, PromptEnded, Round
 from specprof.profiling.feed import Prompts, PromptText, Texts
 from specprof.profiling.pieces import KIND_WORDS, Kind, Piece
 from specprof.profiling.signs import visible
-from specprof.tui.lines import ASCII, FANCY, Line, Lines, Signs
+from specprof.tui.lines import FANCY, Line, Lines, Signs
 from specprof.tui.state import TuiState
 from specprof.tui.stream import TokenStream
 from specprof.tui.transcript import Entry, Gap, Heading, Tokens, Transcript
@@ -36,9 +36,9 @@ class Screen(App[None]):
 
     CSS = "TokenStream { width: 100%; height: 100%; }"
 
-    def __init__(self, transcript: Transcript | None = None, *, ascii: bool = False) -> None:
+    def __init__(self, transcript: Transcript | None = None) -> None:
         super().__init__()
-        self.stream = TokenStream(transcript, ascii=ascii)
+        self.stream = TokenStream(transcript)
         self.clicked: list[int] = []
 
     def compose(self) -> ComposeResult:
@@ -144,14 +144,12 @@ def test_signs_say_what_became_of_a_token() -> None:
         " a b‹ c¦ d e›» f g⁺ h‹ i›»⏎",
         "j",
     ]
-    assert texts_of(entries, signs=ASCII)[2:] == [" a b[- c| d e-]~ f g^ h[- i-]~$", "j"]
     looks = {text: look for text, look, _ in broken(entries, 40)[2]}
     assert looks[" c"] == "rejected" and looks[" d e"] == "unjudged" and looks["›»"] == "sign"
 
 
 def test_a_sign_is_a_cell() -> None:
     assert {cell_len(sign) for sign in _all(FANCY)} == {1}
-    assert _all(ASCII).isascii() and _all(ASCII).isprintable()
 
 
 def _all(signs: Signs) -> str:
@@ -239,8 +237,6 @@ def test_what_was_rejected_can_be_folded() -> None:
     ]
     (line,) = broken(entries, 40, folded=True)
     assert "".join(text for text, _, _ in line) == " b‹+3›» f‹+1›» h i⁺ j‹+1›"
-    (line,) = broken(entries, 40, ASCII, folded=True)
-    assert "".join(text for text, _, _ in line) == " b[-+3-]~ f[-+1-]~ h i^ j[-+1-]"
 
 
 def test_wide_and_combining_characters_stay_whole() -> None:
@@ -251,7 +247,7 @@ def test_wide_and_combining_characters_stay_whole() -> None:
     assert texts_of([tokens(("e", "accepted"), ("\u0301", "accepted"), ("", "bonus"))], 9) == ["e\u0301⁺"]
 
 
-@pytest.mark.parametrize("signs", [FANCY, ASCII], ids=["fancy", "ascii"])
+@pytest.mark.parametrize("signs", [FANCY], ids=["fancy"])
 @pytest.mark.parametrize("width", [0, 1, 5, 17, 60, 200])
 def test_hostile_texts_stay_inside_their_lines(width: int, signs: Signs) -> None:
     pairs = [(text, kind) for text in hostile_texts().values() for kind in KIND_WORDS]
@@ -348,12 +344,10 @@ def test_only_what_fits_is_kept() -> None:
 # On the screen
 
 
-@pytest.mark.parametrize(
-    ("size", "ascii"), [((60, 20), False), ((80, 24), True), ((120, 40), False), ((200, 60), False)]
-)
-def test_every_line_is_as_wide_as_the_stream(size: tuple[int, int], ascii: bool) -> None:
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 40), (200, 60)])
+def test_every_line_is_as_wide_as_the_stream(size: tuple[int, int]) -> None:
     state = told(hostile_run(2, temperature=0.8), prompt="\x1b[2J[bold]漢\u0301\t" * 30)
-    app = Screen(state.arms["SD"].transcript, ascii=ascii)
+    app = Screen(state.arms["SD"].transcript)
 
     async def act(pilot: Pilot[None]) -> None:
         stream = app.stream
@@ -514,7 +508,9 @@ def test_folding_keeps_the_place() -> None:
         stream.show(transcript)
         stream.bring_into_view(50)
         await pilot.pause()
-        (first,) = {run[2] for run in stream._lines.at(stream.scroll_offset.y).runs}
+        line = stream._lines.at(stream.scroll_offset.y)
+        assert line is not None
+        (first,) = {run[2] for run in line.runs}
         for folded in (True, False):
             stream.folded = folded
             await pilot.pause()
@@ -684,7 +680,7 @@ def test_colours_can_be_read_in_every_theme() -> None:
 
 
 def test_the_legend_shows_each_sign() -> None:
-    app = Screen(ascii=False)
+    app = Screen()
 
     async def act(pilot: Pilot[None]) -> None:
         assert app.stream.legend().plain == "accepted  ‹rejected¦not judged›  »corrected  ⁺bonus"

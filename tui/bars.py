@@ -19,7 +19,7 @@ _TRACK = "$foreground 25%"
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """What is drawn with; one set for terminals that know no more than ASCII."""
+    """What is drawn with."""
 
     full: str
     """A cell of a bar."""
@@ -62,24 +62,6 @@ UNICODE = Glyphs(
     rejected=VERDICT_SIGNS["rejected"],
     hidden=VERDICT_SIGNS["not judged"],
     text=stream.FANCY,
-)
-ASCII = Glyphs(
-    full="#",
-    parts="",
-    rest=".",
-    levels="_.-=*#",
-    ellipsis="~",
-    separator=" | ",
-    running=">",
-    paused="=",
-    finished="#",
-    replay="@",
-    failed="x",
-    loading="~",
-    accepted="v",
-    rejected="x",
-    hidden=".",
-    text=stream.ASCII,
 )
 
 

@@ -28,7 +28,7 @@ _NARROWEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What says without colour what became of a token; none is more than a cell wide, apart from ASCII ones."""
+    """What says without colour what became of a token; none is more than a cell wide."""
 
     rejected: tuple[str, str] = ("\u2039", "\u203a")
     """Before and behind the drafted tokens that the text did not go on with: single angle quotation marks."""
@@ -50,21 +50,6 @@ class Signs:
 
 
 FANCY = Signs()
-ASCII = Signs(
-    rejected=("[-", "-]"),
-    unjudged="|",
-    corrected="~",
-    bonus="^",
-    newline="$",
-    tab=">",
-    empty=".",
-    base="'",
-    rule="-",
-    prompt="| ",
-    gap="...",
-    more="...",
-    selected=">",
-)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,6 @@ from specprof.profiling.feed import Device
 from specprof.profiling.pieces import KIND_WORDS
 from specprof.profiling.statistics import FEWEST_PAIRS
 from specprof.tui.bars import (
-    ASCII,
     UNICODE,
     Glyphs,
     Line,
@@ -60,11 +59,7 @@ _Draw = Callable[[int, int], list[Line]]
 
 
 class Panel(Widget):
-    """Lines in a frame, drawn for the size there is; of another drawing, only lines that differ are painted.
-
-    Args:
-        ascii: draw with no other characters.
-    """
+    """Lines in a frame, drawn for the size there is; of another drawing, only lines that differ are painted."""
 
     ALLOW_SELECT = False
 
@@ -77,18 +72,16 @@ class Panel(Widget):
         border-title-color: $text;
         border-subtitle-color: $text-muted;
     }
-    Panel.-ascii { border: ascii $foreground 30%; }
     """
 
-    def __init__(self, *, ascii: bool = False, id: str | None = None, classes: str | None = None) -> None:
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes, markup=False)
-        self.glyphs = ASCII if ascii else UNICODE
+        self.glyphs = UNICODE
         self._titles = ("", "")
         self._drawn: object = None
         self._draw: _Draw | None = None
         self._lines: list[Line] = []
         self._inks: dict[str, Style] = {}
-        self.set_class(ascii, "-ascii")
 
     def present(self, key: object, draw: _Draw) -> None:
         """Draw, unless what was drawn last had the same key, or looks the same."""
@@ -146,7 +139,7 @@ class HeaderBar(Panel):
     """One line: what runs, how, and how far it is. What matters least is left out first."""
 
     DEFAULT_CSS = """
-    HeaderBar, HeaderBar.-ascii { height: 1; border: none; background: $panel; }
+    HeaderBar { height: 1; border: none; background: $panel; }
     """
 
     def show(self, state: TuiState, *, elapsed: float, live: bool, pace: float, pending: str) -> None:
@@ -712,7 +705,7 @@ class CompactBar(Panel):
     """The figures that matter most, where there is no room for panels."""
 
     DEFAULT_CSS = """
-    CompactBar, CompactBar.-ascii { height: 3; border: none; background: $panel; }
+    CompactBar { height: 3; border: none; background: $panel; }
     """
 
     def show(self, state: TuiState) -> None:

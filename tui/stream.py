@@ -15,7 +15,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from specprof.tui.contrast import readable
-from specprof.tui.lines import ASCII, FANCY, Line, Lines, Look
+from specprof.tui.lines import FANCY, Line, Lines, Look
 from specprof.tui.transcript import Transcript
 
 _GUTTER = 2
@@ -30,7 +30,6 @@ class TokenStream(ScrollView, can_focus=True):
     Colours say what became of a token, and so do the signs of :class:`~specprof.tui.lines.Signs`.
 
     Args:
-        ascii: keep to signs of ASCII; the text itself may have any characters.
     """
 
     ALLOW_SELECT = False
@@ -83,9 +82,9 @@ class TokenStream(ScrollView, can_focus=True):
         def control(self) -> TokenStream:
             return self.stream
 
-    def __init__(self, transcript: Transcript | None = None, *, ascii: bool = False, id: str | None = None) -> None:
+    def __init__(self, transcript: Transcript | None = None, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._signs = ASCII if ascii else FANCY
+        self._signs = FANCY
         self._transcript = Transcript() if transcript is None else transcript
         self._lines = Lines(0, self._signs)
         self._width = 0
