@@ -66,7 +66,7 @@ def test_the_end_of_a_text_stands_for_what_comes_behind_it() -> None:
     shown = made((1, 2, 3, 4), 2, (1, 2), cut=True)
     assert [(p.text, p.verdict) for p in shown.positions[:2]] == [(" a", "accepted"), (" b", "accepted")]
     assert [p.text for p in shown.positions[2:]] == ["", ""]
-    assert shown.last is None and shown.headline == "2 of 4 accepted"
+    assert shown.last is None and shown.headline == "2 of 4 accepted, and the text ends"
 
 
 def test_an_empty_draft() -> None:
@@ -125,3 +125,10 @@ def test_a_coin_is_called_a_coin() -> None:
     shown = view(drafted, (), greedy=True, synthetic=True)
     assert all("coin" in position.why for position in shown.positions if position.verdict != "not judged")
     assert shown.synthetic and not view(drafted, (), greedy=True).synthetic
+
+
+def test_what_stands_behind_the_end_was_not_accepted() -> None:
+    shown = made((1, 2, 3), 3, (1, 2))  # 2 ends the text
+    assert [position.verdict for position in shown.positions] == ["accepted", "accepted", "not judged"]
+    assert shown.positions[2].why == "behind the end of the text"
+    assert shown.headline == "2 of 3 accepted, and the text ends"

@@ -29,10 +29,12 @@ class Position:
     """From 1."""
     text: str
     verdict: Verdict
-    """``not judged``: one before it was rejected, so it was never looked at."""
+    """``not judged``: one before it was rejected, or ended the text, so it does not matter."""
     greedy: bool
     synthetic: bool = False
     """Acceptance is made up (--synthetic-acceptance)."""
+    behind_the_end: bool = False
+    """A token before it ended the text."""
     draft_prob: float | None = None
     target_prob: float | None = None
     uniform: float | None = None
@@ -48,7 +50,7 @@ class Position:
     def why(self) -> str:
         """The rule, with the numbers of this token."""
         if self.verdict == "not judged":
-            return "behind a rejected token"
+            return "behind the end of the text" if self.behind_the_end else "behind a rejected token"
         if self.synthetic:
             return "decided by a coin, not by the target"
         if self.greedy:
@@ -87,8 +89,9 @@ class RoundView:
             return f"the draft proposes {k}"
         if self.stage == "verify":
             return f"the target reads all {k} in one pass"
-        rest = "" if self.last is None else f" + {'bonus' if accepted == k else 'corrected'}"
-        return f"{accepted} of {k} accepted{rest}"
+        if self.last is None:
+            return f"{len(self.round.emitted_tokens)} of {k} accepted, and the text ends"
+        return f"{accepted} of {k} accepted + {'bonus' if accepted == k else 'corrected'}"
 
 
 def view(round: Round, pieces: tuple[Piece, ...], *, greedy: bool, synthetic: bool = False) -> RoundView:
@@ -100,16 +103,19 @@ def view(round: Round, pieces: tuple[Piece, ...], *, greedy: bool, synthetic: bo
     drafted = [piece for piece in pieces if piece.kind in ("accepted", "rejected")]
     positions = []
     for index in range(len(round.draft_tokens)):
-        judged = index <= round.num_accepted
+        behind_the_end = len(round.emitted_tokens) <= min(index, round.num_accepted)
+        accepted = index < round.num_accepted and not behind_the_end
+        judged = index <= round.num_accepted and not behind_the_end
         # The end of a text cuts what stands behind it: there are no pieces of those.
         text = visible(drafted[index].text) if index < len(drafted) else ""
         positions.append(
             Position(
                 number=index + 1,
                 text=text,
-                verdict="accepted" if index < round.num_accepted else "rejected" if judged else "not judged",
+                verdict="accepted" if accepted else "rejected" if judged else "not judged",
                 greedy=greedy,
                 synthetic=synthetic,
+                behind_the_end=behind_the_end,
                 draft_prob=_at(round.draft_prob, index),
                 target_prob=_at(round.target_prob, index),
                 uniform=_at(round.uniforms, index),
