@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import signal
+import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -217,3 +221,69 @@ def test_no_engine_is_left_behind(opened: Open, how: str, code: int) -> None:
     if how != "SIGKILL":  # after which nobody can restore anything
         assert "Traceback" not in screen.shown()
         screen.is_restored()
+
+
+# --- terminals that go away, without tmux in between
+
+
+@contextmanager
+def in_a_pty(file: Path, *, ignores_hangup: bool) -> Iterator[tuple[int, int]]:
+    """Process and terminal of a replay that has begun to draw."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "xterm-256color"
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignores_hangup else signal.SIG_DFL)
+        os.execv(sys.executable, [sys.executable, "-m", "specprof", "tui", "--replay", str(file)])
+    try:
+        assert b"Acceptance" in drawn(terminal, 20)
+        yield pid, terminal
+    finally:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        with suppress(OSError):
+            os.close(terminal)
+
+
+def drawn(terminal: int, seconds: float, until: bytes = b"Acceptance") -> bytes:
+    """What is written to it, up to a word or for so long."""
+    seen, end = b"", time.monotonic() + seconds
+    while time.monotonic() < end and until not in seen:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                seen += os.read(terminal, 1 << 16)
+            except OSError:  # nobody has its other end
+                break
+    return seen
+
+
+def ends(pid: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignores_hangup", [False, True])
+def test_it_does_not_outlive_its_terminal(tmp_path: Path, ignores_hangup: bool) -> None:
+    file = large_run.write(tmp_path, large_run.run(large_run.prompts(20), num_tokens=400))
+    with in_a_pty(file, ignores_hangup=ignores_hangup) as (pid, terminal):
+        os.close(terminal)  # the window is closed
+        assert ends(pid, 15)
+
+
+@pytest.mark.slow
+def test_being_told_to_go_on_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    file = large_run.write(tmp_path, large_run.run(large_run.prompts(2), num_tokens=40))
+    with in_a_pty(file, ignores_hangup=False) as (pid, terminal):
+        raw = termios.tcgetattr(terminal)[3]
+        assert not raw & termios.ECHO
+        os.kill(pid, signal.SIGCONT)
+        drawn(terminal, 1, until=b"never")
+        os.write(terminal, b"q")
+        drawn(terminal, 1, until=b"never")
+        assert ends(pid, 10)
+        assert termios.tcgetattr(terminal)[3] & termios.ECHO

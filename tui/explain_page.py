@@ -10,7 +10,21 @@ from specprof.profiling.comparison import Costs, Speedup, counted
 from specprof.profiling.metrics import AcceptanceCounts
 from specprof.profiling.signs import visible
 from specprof.profiling.statistics import FEWEST_PAIRS
-from specprof.tui.page import DASH, MUTED, columns, heading, lines, number, page, plain, prob, times, token, width_of
+from specprof.tui.page import (
+    DASH,
+    MUTED,
+    columns,
+    heading,
+    lines,
+    number,
+    page,
+    percent,
+    plain,
+    prob,
+    times,
+    token,
+    width_of,
+)
 from specprof.tui.panels import advisable
 from specprof.tui.rounds import COIN, Position, RoundView, view
 from specprof.tui.state import TuiState
@@ -108,7 +122,7 @@ def _acceptance(costs: Costs | None, counts: AcceptanceCounts, width: int) -> Co
         ("tokens per round", number(counts.mean_acceptance_length), _needed(needed_tau)),
         ("alpha", prob(counts.alpha), "even 1 would not break even" if out_of_reach else _needed(needed_alpha)),
     ]
-    by_position = ", ".join(_percent(rate) for rate in counts.conditional_acceptance_rate)
+    by_position = ", ".join(percent(rate) for rate in counts.conditional_acceptance_rate)
     return lines(
         heading("What acceptance there is, and what it takes"),
         columns(
@@ -123,10 +137,6 @@ def _acceptance(costs: Costs | None, counts: AcceptanceCounts, width: int) -> Co
 
 def _needed(value: float | None) -> str:
     return "" if value is None else f"breaks even at {value:.2f}, against bare passes"
-
-
-def _percent(rate: float | None) -> str:
-    return DASH if rate is None else f"{rate * 100:.0f} %"
 
 
 def _try(costs: Costs | None, counts: AcceptanceCounts) -> Content | None:

@@ -106,6 +106,10 @@ def prob(value: float | None) -> str:
     return DASH if value is None else probability(value)
 
 
+def percent(share: float | None) -> str:
+    return DASH if share is None else f"{share * 100:.0f} %"
+
+
 def times(value: float | None) -> str:
     return DASH if value is None else f"{value:.2f}x"
 

@@ -36,7 +36,7 @@ from specprof.tui.bars import (
     wrapped,
 )
 from specprof.tui.contrast import readable
-from specprof.tui.page import DASH, MUTED, VERDICT_STYLES, number, prob, times
+from specprof.tui.page import DASH, MUTED, VERDICT_STYLES, number, percent, prob, times
 from specprof.tui.rounds import COIN, STAGES, Position, RoundView
 from specprof.tui.state import RECENT_ROUNDS, Arm, ArmName, PhaseTimes, RunFacts, TuiState
 
@@ -446,7 +446,7 @@ def _acceptance_lines(state: TuiState, width: int, height: int, glyphs: Glyphs) 
         return [[("nothing drafted yet", MUTED)]]
     head = flow(
         [
-            [(_percent(counts.draft_acceptance_rate), "bold"), (" accepted", "")],
+            [(percent(counts.draft_acceptance_rate), "bold"), (" accepted", "")],
             [(number(counts.mean_acceptance_length), "bold"), (" tokens per round", "")],
             [("alpha ", MUTED), (number(counts.alpha), "")],
             [(counted(counts.num_spec_steps, "round"), MUTED)],
@@ -468,12 +468,12 @@ def _acceptance_lines(state: TuiState, width: int, height: int, glyphs: Glyphs) 
 
 
 def _position_line(position: int, rate: float, if_reached: float | None, width: int, glyphs: Glyphs) -> Line:
-    conditional = f"  {_percent(if_reached):>5} if reached" if width >= 36 else ""
+    conditional = f"  {percent(if_reached):>5} if reached" if width >= 36 else ""
     room = max(1, width - 3 - 6 - len(conditional))
     return [
         (f"{position:>2} ", MUTED),
         *bar(rate, room, "$text-success", glyphs),
-        (f" {_percent(rate):>5}", ""),
+        (f" {percent(rate):>5}", ""),
         (conditional, MUTED),
     ]
 
@@ -499,7 +499,7 @@ def _phase_lines(arm: Arm, width: int, glyphs: Glyphs) -> list[Line]:
     like = recent.seconds / recent.rounds if recent.rounds else None
 
     def numbers(lately: float | None, share: float | None, overall: float | None, style: str) -> Line:
-        line: Line = [(f"{_milliseconds(lately, like):>8} {_percent(share):>5}", style)]
+        line: Line = [(f"{_milliseconds(lately, like):>8} {percent(share):>5}", style)]
         return [*line, (f"{_milliseconds(overall, like):>10}", MUTED)] if has_whole else line
 
     lines: list[Line] = [
@@ -658,11 +658,11 @@ def _device_lines(name: str, device: Device | None, width: int, glyphs: Glyphs) 
     memory = f"{DASH if used is None else _gigabytes(used)}{of}" + ("" if used is None and total is None else " GB")
     segments: list[Line] = [
         [("memory ", MUTED), (memory, "")],
-        [("busy ", MUTED), (_percent(share), "")],
+        [("busy ", MUTED), (percent(share), "")],
         [("power ", MUTED), (DASH if device.watts is None else f"{device.watts:.0f} W", "")],
     ]
     if used is not None and total and width >= 32:
-        segments[0].append((f" ({_percent(used / total)})", MUTED))
+        segments[0].append((f" ({percent(used / total)})", MUTED))
     return [[(cut(inline(name, glyphs), width, glyphs), "bold")], *flow(segments, width, glyphs)]
 
 
@@ -727,7 +727,7 @@ def _compact_acceptance(state: TuiState, width: int, glyphs: Glyphs) -> Line:
     if rate is None:
         return [("accepted ", MUTED), (DASH, ""), ("  nothing drafted yet", MUTED)]
     segments: list[Line] = [
-        [("accepted ", MUTED), (f"{_percent(rate)} ", "bold"), *bar(rate, 8, "$text-success", glyphs)],
+        [("accepted ", MUTED), (f"{percent(rate)} ", "bold"), *bar(rate, 8, "$text-success", glyphs)],
         [(number(counts.mean_acceptance_length), "bold"), (" tokens per round", MUTED)],
     ]
     line = flow(segments, width, glyphs)[0]
@@ -750,7 +750,7 @@ def _compact_phases(state: TuiState, width: int, glyphs: Glyphs) -> Line:
     segments: list[Line] = []
     for phase in PHASES:
         share = getattr(recent, phase) / recent.seconds if recent.seconds else None
-        segments.append([(phase, MUTED), (f" {_percent(share):>4}", "")])
+        segments.append([(phase, MUTED), (f" {percent(share):>4}", "")])
         if room > 1:
             segments[-1] += [(" ", ""), *bar(share or 0.0, room, _PHASE_STYLES[phase], glyphs)]
     return flow(segments, width, glyphs)[0]
@@ -763,10 +763,6 @@ def _lately(state: TuiState, width: int, glyphs: Glyphs) -> str:
 
 
 # Numbers
-
-
-def _percent(share: float | None) -> str:
-    return DASH if share is None else f"{share * 100:.0f} %"
 
 
 def _rate(value: float | None) -> str:

@@ -33,15 +33,12 @@ class RunFacts:
 
     run_id: str
     pair: str
-    target: str
-    draft: str
     drafter: str
     k: int | str
     temperature: float
     max_new_tokens: int
     seed: int
     device: str
-    dtype: str
     threads: int | None
     num_generations: int
     """Of both arms together, all prompts, all repetitions."""
@@ -434,22 +431,19 @@ def facts(started: RunStarted) -> RunFacts:
     """What a run's first line says of it; it may be from a file, where anything may stand."""
     config, machine = started.config, started.machine
     pair, models = _mapping(config.get("pair")), _mapping(config.get("models"))
-    target, draft = _mapping(models.get("target")), _mapping(models.get("draft"))
+    target = _mapping(models.get("target"))
     prompts = [_mapping(prompt) for prompt in _list(config.get("prompts"))]
     arms = 2 if config.get("baseline", True) else 1
     k = config.get("k")
     return RunFacts(
         run_id=started.run_id,
         pair=str(pair.get("name") or "-"),
-        target=str(target.get("model") or pair.get("target_model_id") or "-"),
-        draft=str(draft.get("model") or "-"),
         drafter=str(config.get("drafter") or "model"),
         k=k if isinstance(k, int) and not isinstance(k, bool) else "auto",
         temperature=_number(config.get("temperature")),
         max_new_tokens=int(_number(config.get("max_new_tokens"))),
         seed=abs(int(_number(config.get("seed")))),
         device=str(target.get("device") or "-"),
-        dtype=str(target.get("dtype") or "-"),
         threads=threads if isinstance(threads := machine.get("torch_threads"), int) else None,
         num_generations=len(prompts) * int(_number(config.get("repetitions"))) * arms,
         domain_of={str(p["prompt_id"]): str(p["domain"]) for p in prompts if p.get("domain") and "prompt_id" in p},
