@@ -15,6 +15,10 @@ from hypothesis import settings
 
 from snapshots import snapshot
 
+# Screens are looked at in colour, whatever the terminal is that the tests run in.
+for _name in ("NO_COLOR", "TEXTUAL", "TEXTUAL_THEME"):
+    os.environ.pop(_name, None)
+
 __all__ = ["snapshot"]  # a fixture of all tests
 
 # Timings vary on shared machines: a slow example is no failure. In CI the same examples are drawn every time.
