@@ -231,7 +231,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(document, indent=2))
         return
-    print(f"{cores} cores, {threads} threads beside the interface; tokens/s, and watched over alone: median (each)")
+    print(
+        f"{cores} cores, {threads} thread{'' if threads == 1 else 's'} beside the interface; tokens/s, and watched over alone: median (each)"
+    )
     for name in bare:
         print(f"specprof run, {name}:")
         for arm, each in ratios[name].items():
