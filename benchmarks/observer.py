@@ -231,9 +231,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(document, indent=2))
         return
-    print(
-        f"{cores} cores, {threads} thread{'' if threads == 1 else 's'} beside the interface; tokens/s, and watched over alone: median (each)"
-    )
+    beside = "1 thread" if threads == 1 else f"{threads} threads"
+    print(f"{cores} cores, {beside} beside the interface; tokens/s, and watched over alone: median (each)")
     for name in bare:
         print(f"specprof run, {name}:")
         for arm, each in ratios[name].items():
