@@ -13,6 +13,7 @@ import typer
 from specprof.commands import narration, options
 from specprof.commands.narration import LOG, wants_color
 from specprof.commands.output import print_table, write_file
+from specprof.commands.run_document import saved_run_document
 from specprof.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "specprof.results/1"
 CELL_SCHEMA = "specprof.cell/1"
-RUN_SCHEMA = "specprof.run/1"
 
 USAGE = UsageError.exit_code
 _CANDIDATES = 6
@@ -278,24 +278,11 @@ def _show_run(run: SavedRun, *, as_json: bool, color: str) -> None:
     from specprof.experiments.saved_runs import read_run
     from specprof.reports import tables
 
-    saved = read_run(run.path)
-    comparison = saved.compared()
-    if not as_json:
-        print_table(tables.render(comparison, title=saved.title, subtitle=saved.subtitle), color)
+    if as_json:
+        _print_json(saved_run_document(run.path))
         return
-    _print_json(
-        {
-            "schema": RUN_SCHEMA,
-            "specprof_version": saved.started.machine.get("specprof"),
-            "run_id": run.run_id,
-            "pair": run.pair,
-            "caveats": list(saved.asked.caveats),
-            **comparison.to_dict(),
-            "config": saved.started.config,
-            "machine": saved.started.machine,
-            "events_file": str(run.path),
-        }
-    )
+    saved = read_run(run.path)
+    print_table(tables.render(saved.compared(), title=saved.title, subtitle=saved.subtitle), color)
 
 
 # rm

@@ -32,7 +32,7 @@ from specprof.commands.run_document import saved_run_document
 from specprof.data.prompts import DOMAINS
 from specprof.errors import SpecprofError, UsageError
 from specprof.experiments.config import DRAFTERS
-from specprof.profiling.feed import AUTO_K, Control
+from specprof.profiling.feed import AUTO_K, FASTEST, SLOWEST, Control
 from specprof.tui.choices import LARGEST_K, Choice, Offer
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "specprof.tui/1"
 FPS = (1.0, 30.0)
-SPEED = (0.25, 16.0)
 
 _OF_A_REPLAY = frozenset({"replay", "speed", "fps", "theme", "results_dir", "as_json", "debug"})
 """What can be asked of one."""
@@ -321,7 +320,7 @@ def _end_with_the_terminal(app: SpecprofApp) -> None:
 
 
 def _check_screen_flags(context: typer.Context, fps: float, speed: float, *, replayed: bool) -> None:
-    for flag, value, (least, most) in (("--fps", fps, FPS), ("--speed", speed, SPEED)):
+    for flag, value, (least, most) in (("--fps", fps, FPS), ("--speed", speed, (SLOWEST, FASTEST))):
         if not least <= value <= most:
             raise UsageError(f"{flag} {value:g} is not in {least:g} to {most:g}", "choose a number in between")
     given = _given(context)

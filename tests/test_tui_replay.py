@@ -33,8 +33,8 @@ from specprof.profiling.events import (
     from_json_line,
     to_json_line,
 )
-from specprof.profiling.feed import Control, Failed, Feed, Going, Kept, Message, Texts
-from specprof.tui.replay import FASTEST, MOST_EVENTS, SLOWEST, Replay
+from specprof.profiling.feed import FASTEST, SLOWEST, Control, Failed, Feed, Going, Kept, Message, Texts
+from specprof.tui.replay import MOST_EVENTS, Replay
 
 TEXTS = {"5": " five"}
 

@@ -22,7 +22,7 @@ from textual.screen import Screen
 from specprof.errors import SpecprofError
 from specprof.files import write_whole
 from specprof.profiling import events
-from specprof.profiling.feed import AUTO_K, LONGEST_DRAFT, Control, Failed, Feed, Kept, Refused
+from specprof.profiling.feed import AUTO_K, FASTEST, LONGEST_DRAFT, SLOWEST, Control, Failed, Feed, Kept, Refused
 from specprof.profiling.signs import visible
 from specprof.tui.choices import Choice, Offer
 from specprof.tui.contrast import LIGHT
@@ -33,7 +33,6 @@ from specprof.tui.waiting import FailureScreen, LoadingScreen
 from specprof.tui.watch import WatchScreen
 
 HOTTEST = 2.0
-PACES = (0.25, 16.0)
 THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
 
 _ANSWERED_WITHIN = (0.03, 0.06)
@@ -292,7 +291,7 @@ class SpecprofApp(App[None]):
         if self.live:
             self.notify("only a replay has a pace; live, the engine goes as fast as it can")
         else:
-            self.steer(pace=min(max(self.control.pace * factor, PACES[0]), PACES[1]))
+            self.steer(pace=min(max(self.control.pace * factor, SLOWEST), FASTEST))
 
     def action_race(self) -> None:
         if self._can_change("who decodes when"):

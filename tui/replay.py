@@ -9,10 +9,8 @@ from typing import Literal
 
 from specprof.errors import SpecprofError
 from specprof.profiling.events import Event, Prefilled, Round, RunStarted
-from specprof.profiling.feed import Control, Failed, Going, Kept, Message, Texts
+from specprof.profiling.feed import FASTEST, SLOWEST, Control, Failed, Going, Kept, Message, Texts
 
-SLOWEST, FASTEST = 0.25, 16.0
-"""Paces that are kept to; others count as the nearest of them."""
 MOST_EVENTS = 5000
 """That one reading gives: a screen that has fallen behind still draws, and hears keys, on its way."""
 

@@ -25,6 +25,10 @@ LONGEST_DRAFT = 8
 """K that can be chosen on the way, where the session begins with a smaller one."""
 
 
+SLOWEST, FASTEST = 0.25, 16.0
+"""Paces of a replay: seconds that pass in one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loading:
     """The models are on their way; nothing is decoded yet."""
