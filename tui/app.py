@@ -250,7 +250,7 @@ class SpecprofApp(App[None]):
             return ""
         waiting = []
         if run.k != (k := "auto" if control.k == AUTO_K else control.k):
-            waiting.append(f"K {k}")
+            waiting.append(f"counts of K {k}")  # drafts have that length from the next round on
         if abs(run.temperature - control.temperature) > 1e-9:
             waiting.append(f"temperature {control.temperature:g}")
         if control.race and not self.state.racing:
