@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from specprof.errors import UsageError
+from specprof.models.attention import EXPLICIT_ATTENTION_WIDTH
 from specprof.models.loader import quiet_transformers
-from specprof.models.transformer import EXPLICIT_ATTENTION_WIDTH, EarlyStates
+from specprof.models.transformer import EarlyStates
 from specprof.models.wrapper import ModelWrapper
 from tiny_models import (
     tiny_gpt2,

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specprof.errors import UsageError
+from specprof.models.attention import EXPLICIT_ATTENTION_WIDTH
 from specprof.models.loader import quiet_transformers
-from specprof.models.transformer import EXPLICIT_ATTENTION_WIDTH, LlamaForward
+from specprof.models.transformer import LlamaForward
 from specprof.models.wrapper import ForwardName, ModelWrapper
 from tiny_models import FAMILIES, tiny_gpt2, tiny_llama, tiny_mistral, tiny_phi3, tiny_qwen2, tiny_qwen3
 

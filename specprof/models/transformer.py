@@ -23,12 +23,10 @@ from torch import Tensor, nn
 from specprof.models import int4
 from specprof.models.kv_cache import KVCache, Slab
 from specprof.models.linear import LinearChoice, Matrix, QuantisedMatrix
+from specprof.models.rows import NextRows, Rows
 
 LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 STATIC_ROPE = frozenset({"default", "llama3"})
-
-EXPLICIT_ATTENTION_WIDTH = 32
-"""Up to this many query rows, three matrix operations beat the fused kernels' set-up; prefill uses SDPA."""
 
 
 class Forward(Protocol):
@@ -41,6 +39,22 @@ class Forward(Protocol):
     def __call__(self, ids: Tensor, cache: KVCache, num_logits: int) -> Tensor:
         """Append ``ids [q]`` to the cache; logits ``[num_logits, vocab]`` after each of the last tokens."""
         ...
+
+    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+        """Append ``ids [q]``, then the likeliest token after them, and so on: ``steps >= 1`` choices ``[steps]``.
+
+        The last of them is not appended.
+        """
+        ...
+
+
+def greedily(forward: Forward, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+    """:meth:`Forward.greedy`, pass by pass."""
+    chosen = []
+    for _ in range(steps):
+        ids = forward(ids, cache, 1).argmax(-1)
+        chosen.append(ids)
+    return torch.cat(chosen)
 
 
 def unsupported(model: Any) -> str | None:
@@ -95,72 +109,6 @@ def own_forward(model: Any, *, measure_linear: bool = True) -> OwnForward:
     return build(model, measure_linear=measure_linear)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Attention of a few query rows over a slab.
-
-    Args:
-        q: ``[heads, q, head_dim]``.
-        k, v: ``[kv_heads, keys, head_dim]``; each serves heads / kv_heads query heads.
-        mask: additive ``[q, keys]``, or None if every row sees every key.
-        scale: 1/sqrt(head_dim).
-
-    Returns:
-        ``[heads, q, head_dim]``
-    """
-    heads, width, dim = q.shape
-    groups = heads // k.shape[0]
-    # Query heads that share a key head become rows of one product, instead of the keys being repeated.
-    rows = q.reshape(k.shape[0], groups * width, dim)
-    if mask is None:
-        scores = torch.baddbmm(rows.new_empty(()), rows, k.transpose(1, 2), beta=0, alpha=scale)
-    else:
-        bias = mask if groups == 1 else mask.repeat(groups, 1)
-        scores = torch.baddbmm(bias, rows, k.transpose(1, 2), alpha=scale)
-    weights = torch.softmax(scores, -1, dtype=torch.float32 if scores.dtype.itemsize < 4 else None).to(v.dtype)
-    return torch.bmm(weights, v).view(heads, width, dim)
-
-
-def causal_mask(start: int, width: int, window: int | None, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Additive ``[width, start + width]``: row i sees keys up to start + i, the last ``window`` of them if given."""
-    end = start + width
-    mask = torch.full((width, end), float("-inf"), dtype=dtype, device=device)
-    visible = mask.triu(start + 1)  # -inf above the diagonal, 0 on and below it
-    if window is None or end <= window:
-        return visible
-    return visible + torch.full_like(mask, float("-inf")).tril(start - window)
-
-
-class _CausalAttention:
-    """Attention of one pass: which kernel, which mask. Masks are built once per distinct window among the layers."""
-
-    def __init__(self, start: int, width: int, scale: float, like: Tensor) -> None:
-        self.start, self.width, self.scale, self.like = start, width, scale, like
-        self.by_window: dict[int | None, Tensor] = {}
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        """``q [heads, width, dim]`` over ``k, v [kv_heads, start + width, dim]``; returns ``[heads, width, dim]``."""
-        if self.width == 1:
-            if window is not None and k.shape[1] > window:
-                k, v = k[:, -window:], v[:, -window:]
-            return attention(q, k, v, None, self.scale)
-        if self.start == 0 and self.width > EXPLICIT_ATTENTION_WIDTH and (window is None or self.width <= window):
-            return _fused(q, k, v, None, self.scale)
-        if window is not None and k.shape[1] <= window:
-            window = None
-        mask = self.by_window.get(window)
-        if mask is None:
-            mask = causal_mask(self.start, self.width, window, dtype=self.like.dtype, device=self.like.device)
-            self.by_window[window] = mask
-        return (_fused if self.width > EXPLICIT_ATTENTION_WIDTH else attention)(q, k, v, mask, self.scale)
-
-
-def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    grouped = q.shape[0] != k.shape[0]
-    return F.scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
-    )[0]
-
-
 @dataclass(frozen=True, slots=True)
 class EarlyStates:
     """Tokens that are through the first layers already, keys and values in the slab: what :meth:`OwnForward.early` did.
@@ -204,13 +152,23 @@ class OwnForward(ABC):
             early: the first m < q of ``ids`` at these positions, not to be run through the first layers again.
         """
         start, depth = cache.length, len(self.layers)
+        rows = NextRows(start, ids.shape[0])
         if early is None:
-            x = self._run(self._embed(ids, start), cache.slab, start, 0, depth)
+            x = self._run(self._embed(ids, rows), cache.slab, rows, 0, depth)
         else:
-            middle = start + early.hidden.shape[0]
-            rest = self._run(self._embed(ids[middle - start :], middle), cache.slab, middle, 0, early.depth)
-            x = self._run(torch.cat((early.hidden, rest)), cache.slab, start, early.depth, depth)
-        cache.length = start + ids.shape[0]
+            known = early.hidden.shape[0]
+            new = NextRows(start + known, rows.width - known)
+            rest = self._run(self._embed(ids[known:], new), cache.slab, new, 0, early.depth)
+            x = self._run(torch.cat((early.hidden, rest)), cache.slab, rows, early.depth, depth)
+        cache.length = rows.end
+        return self._logits(x[-num_logits:])
+
+    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+        return greedily(self, ids, cache, steps)
+
+    def at(self, ids: Tensor, rows: Rows, slab: Slab, num_logits: int) -> Tensor:
+        """Run ``ids [q]`` at the places of ``rows``; logits ``[num_logits, vocab]`` after each of the last tokens."""
+        x = self._run(self._embed(ids, rows), slab, rows, 0, len(self.layers))
         return self._logits(x[-num_logits:])
 
     def early(self, ids: Tensor, cache: KVCache, depth: int) -> tuple[Tensor, Tensor]:
@@ -220,8 +178,9 @@ class OwnForward(ABC):
             logits ``[1, vocab]`` after the last token, and the residual stream ``[q, hidden]`` for
             :class:`EarlyStates`.
         """
-        hidden = self._run(self._embed(ids, cache.length), cache.slab, cache.length, 0, depth)
-        cache.length += ids.shape[0]
+        rows = NextRows(cache.length, ids.shape[0])
+        hidden = self._run(self._embed(ids, rows), cache.slab, rows, 0, depth)
+        cache.length = rows.end
         return self._logits(hidden[-1:]), hidden
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -229,12 +188,12 @@ class OwnForward(ABC):
         return self.linear[x.shape[0]](self._norm(x), self.head, None)
 
     @abstractmethod
-    def _embed(self, ids: Tensor, start: int) -> Tensor:
-        """``[q, hidden]`` of tokens at positions ``start`` on."""
+    def _embed(self, ids: Tensor, rows: Rows) -> Tensor:
+        """``[q, hidden]`` of tokens at the positions of ``rows``."""
 
     @abstractmethod
-    def _run(self, x: Tensor, slab: Slab, start: int, first: int, last: int) -> Tensor:
-        """``x [q, hidden]``, at positions ``start`` on, through the layers first..last - 1."""
+    def _run(self, x: Tensor, slab: Slab, rows: Rows, first: int, last: int) -> Tensor:
+        """``x [q, hidden]`` through the layers first..last - 1, whose keys and values go into the slab."""
 
     @abstractmethod
     def _norm(self, x: Tensor) -> Tensor:
@@ -281,6 +240,7 @@ class LlamaForward(OwnForward):
         self._inverse_frequencies = backbone.rotary_emb.inv_freq.float()
         self._rope_scale = float(backbone.rotary_emb.attention_scaling)
         self._cos = self._sin = self.embedding.new_zeros(0, 1, self.head_dim)
+        self._outgrown: list[tuple[Tensor, Tensor]] = []
         matrices = [w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         self.linear = LinearChoice([*matrices, self.head], measure=measure_linear)
 
@@ -288,34 +248,23 @@ class LlamaForward(OwnForward):
         self._extend_rope(capacity)
         return super().new_slab(capacity)
 
-    def _embed(self, ids: Tensor, start: int) -> Tensor:
+    def _embed(self, ids: Tensor, rows: Rows) -> Tensor:
         return F.embedding(ids, self.embedding)
 
     def _norm(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.hidden, self.norm, self.eps)
 
-    def _run(self, x: Tensor, slab: Slab, start: int, first: int, last: int) -> Tensor:
-        width, hq, hkv = x.shape[0], self.heads, self.kv_heads
-        end = start + width
-        if end > self._cos.shape[0]:
-            self._extend_rope(end)
-        assert slab.stacked is not None
-        entries = slab.stacked[:, first:last, :, :end]
-        all_keys, all_values = entries.unbind(0)
-        new_keys, new_values = entries[:, :, :, start:].unbind(0)
-        cos, sin = self._cos[start:end], self._sin[start:end]
-        linear, hidden, eps = self.linear[width], self.hidden, self.eps
-        causal = _CausalAttention(start, width, self.scale, self.embedding)
+    def _run(self, x: Tensor, slab: Slab, rows: Rows, first: int, last: int) -> Tensor:
+        width, hq, hkv = rows.width, self.heads, self.kv_heads
+        if rows.end > self._cos.shape[0]:
+            self._extend_rope(rows.end)
+        cos, sin = rows.of(self._cos), rows.of(self._sin)
+        linear, hidden, eps, scale = self.linear[width], self.hidden, self.eps, self.scale
+        write, attend = rows.write, rows.attend
         half = self.head_dim // 2
 
-        for layer, new_k, new_v, keys, values in zip(
-            self.layers[first:last],
-            new_keys.unbind(0),
-            new_values.unbind(0),
-            all_keys.unbind(0),
-            all_values.unbind(0),
-            strict=True,
-        ):
+        views = rows.views(slab, first, last)
+        for layer, (new_k, new_v, keys, values) in zip(self.layers[first:last], views, strict=True):
             h = F.rms_norm(x, hidden, layer.input_norm, eps)
             qkv = linear(h, layer.qkv, layer.qkv_bias).reshape(width, hq + 2 * hkv, self.head_dim)
             qk = qkv[:, : hq + hkv]
@@ -329,9 +278,9 @@ class LlamaForward(OwnForward):
                 )
             # Rotary positions: x cos + rotate_half(x) sin; the sign of rotate_half is in the table.
             qk = torch.addcmul(qk * cos, torch.roll(qk, half, -1), sin)
-            new_k.copy_(qk[:, hq:].transpose(0, 1))
-            new_v.copy_(qkv[:, hq + hkv :].transpose(0, 1))
-            attended = causal.attend(qk[:, :hq].transpose(0, 1), keys, values, layer.window)
+            write(new_k, qk[:, hq:].transpose(0, 1))
+            write(new_v, qkv[:, hq + hkv :].transpose(0, 1))
+            attended = attend(qk[:, :hq].transpose(0, 1), keys, values, layer.window, scale)
             x = x + linear(attended.transpose(0, 1).reshape(width, -1), layer.out, layer.out_bias)
             h = F.rms_norm(x, hidden, layer.post_norm, eps)
             gate, up = linear(h, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
@@ -342,6 +291,10 @@ class LlamaForward(OwnForward):
         """Tables ``[capacity, 1, head_dim]``: cos, and sin with rotate_half's sign, computed in float32 as trained."""
         if capacity <= self._cos.shape[0]:
             return
+        # A captured graph goes on reading the tables it was captured with. At least doubling keeps what all that
+        # were outgrown hold below what the last one does.
+        self._outgrown.append((self._cos, self._sin))
+        capacity = max(capacity, 2 * self._cos.shape[0])
         positions = torch.arange(capacity, device=self.embedding.device, dtype=torch.float32)
         angles = positions[:, None] * self._inverse_frequencies[None].to(self.embedding.device)
         cos, sin = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
@@ -384,36 +337,25 @@ class GPT2Forward(OwnForward):
         matrices = [w for layer in self.layers for w in (layer.qkv, layer.out, layer.up, layer.down)]
         self.linear = LinearChoice([*matrices, self.head], measure=measure_linear)
 
-    def _embed(self, ids: Tensor, start: int) -> Tensor:
-        return F.embedding(ids, self.embedding) + self.positions[start : start + ids.shape[0]]
+    def _embed(self, ids: Tensor, rows: Rows) -> Tensor:
+        return F.embedding(ids, self.embedding) + rows.of(self.positions)
 
     def _norm(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.hidden, *self.norm, self.eps)
 
-    def _run(self, x: Tensor, slab: Slab, start: int, first: int, last: int) -> Tensor:
-        width = x.shape[0]
-        end = start + width
-        assert slab.stacked is not None
-        entries = slab.stacked[:, first:last, :, :end]
-        all_keys, all_values = entries.unbind(0)
-        new_keys, new_values = entries[:, :, :, start:].unbind(0)
-        linear, hidden, eps = self.linear[width], self.hidden, self.eps
-        causal = _CausalAttention(start, width, self.scale, self.embedding)
+    def _run(self, x: Tensor, slab: Slab, rows: Rows, first: int, last: int) -> Tensor:
+        width = rows.width
+        linear, hidden, eps, scale = self.linear[width], self.hidden, self.eps, self.scale
+        write, attend = rows.write, rows.attend
 
-        for layer, new_k, new_v, keys, values in zip(
-            self.layers[first:last],
-            new_keys.unbind(0),
-            new_values.unbind(0),
-            all_keys.unbind(0),
-            all_values.unbind(0),
-            strict=True,
-        ):
+        views = rows.views(slab, first, last)
+        for layer, (new_k, new_v, keys, values) in zip(self.layers[first:last], views, strict=True):
             h = F.layer_norm(x, hidden, *layer.norm1, eps)
             qkv = linear(h, layer.qkv, layer.qkv_bias).reshape(width, 3, self.heads, self.head_dim)
             q, k, v = qkv.permute(1, 2, 0, 3).unbind(0)
-            new_k.copy_(k)
-            new_v.copy_(v)
-            attended = causal.attend(q, keys, values, None)
+            write(new_k, k)
+            write(new_v, v)
+            attended = attend(q, keys, values, None, scale)
             x = x + linear(attended.transpose(0, 1).reshape(width, -1), layer.out, layer.out_bias)
             h = F.layer_norm(x, hidden, *layer.norm2, eps)
             h = F.gelu(linear(h, layer.up, layer.up_bias), approximate="tanh")
