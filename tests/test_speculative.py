@@ -458,6 +458,10 @@ def test_time_goes_where_it_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
             clock[0] += self.cost
             return super().extend(ids, cache, num_logits, early)
 
+        def extend_greedily(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+            clock[0] += self.cost * steps
+            return super().extend_greedily(ids, cache, steps)
+
     monkeypatch.setattr(timer, "perf_counter", lambda: clock[0])
     big, small = Slow(model()), Slow(model())
     big.cost, small.cost = 10.0, 1.0

@@ -86,6 +86,8 @@ class DraftModel:
     def _begin(self, request: Request, detail: bool) -> None:
         self._sampling = request.sampling
         self._keep_probs = detail or not request.sampling.greedy
+        # Where nobody looks at a step's logits but to take the largest, the model takes all steps at once.
+        self._at_once = not (self._keep_probs or self.threshold or self.translation.restricts)
         self._generator = random_stream(self.model.device, "draft", request.seed, request.prompt_id, request.repetition)
 
     def propose(self, k: int) -> Draft:
@@ -93,6 +95,8 @@ class DraftModel:
         # After full acceptance the last drafted token is not in the cache yet: the first step then takes
         # it in together with the bonus token.
         step = torch.tensor(self._context[self._cache.length :], device=self.model.device)
+        if k and self._at_once:
+            return Draft(self.translation.proposed(self.model.extend_greedily(step, self._cache, k)), None)
         tokens, probs = [], []
         for left in reversed(range(k)):
             step, law = self._choose(self.translation.restrict(self._extend(step)))
@@ -127,15 +131,15 @@ class DraftModel:
         # The next step needs one token at least, also after one that means nothing to the draft.
         self._cache.truncate(min(self._cache.length, valid, settled, len(self._context) - 1))
 
-    def hindsight(self, num_tokens: int) -> tuple[bool, ...] | None:
-        """Greedy: whether this would have proposed each of the last ``num_tokens`` tokens, given those before it.
+    def hindsight(self, tokens: Sequence[int], num_tokens: int) -> tuple[bool, ...] | None:
+        """Greedy: whether this would have proposed each of the last ``num_tokens`` of a text, given those before it.
 
         One pass over the whole text. None where that is not the question: a draft that ends where it is unsure, or
         that reads the text in tokens of its own.
         """
         if self.threshold or not num_tokens or not isinstance(self.translation, SharedVocabulary):
             return None
-        text = torch.tensor(self._context, device=self.model.device)
+        text = torch.tensor(self.translation.context(tokens), device=self.model.device)
         logits = self.model.extend(text[:-1], self.model.new_cache(len(text) - 1), num_tokens)
         chosen = self.translation.restrict(logits).argmax(-1)
         return tuple((chosen == text[-num_tokens:]).tolist())
@@ -179,6 +183,7 @@ class LayerSkip(DraftModel):
         if target_cache is None:
             raise ValueError("layer skip drafts in the target's cache, and was given none")
         self._begin(request, detail)
+        self._at_once = False  # each step's hidden states are wanted
         self._context = list(request.prompt_ids)  # which the target takes in
         self._cache = KVCache(target_cache.slab)
 
@@ -198,7 +203,7 @@ class LayerSkip(DraftModel):
     def observe(self, tokens: Sequence[int]) -> None:
         self._context.extend(tokens)
 
-    def hindsight(self, num_tokens: int) -> tuple[bool, ...] | None:
+    def hindsight(self, tokens: Sequence[int], num_tokens: int) -> tuple[bool, ...] | None:
         return None  # a pass that stops at a layer reads the head after its last token only
 
 

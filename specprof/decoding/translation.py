@@ -24,6 +24,9 @@ _LONGEST_TAIL = 24
 class Translation(Protocol):
     """How a draft model's tokens become the target's, and back."""
 
+    restricts: bool
+    """Whether :meth:`restrict` changes anything."""
+
     def restrict(self, logits: Tensor) -> Tensor:
         """``[.., draft rows]`` logits with what the target has no token for at -inf, or cut off."""
         ...
@@ -63,6 +66,7 @@ class SharedVocabulary:
         self._last = draft_size - 1
         self._missing_rows = target_size - draft_size
         self._withheld = torch.tensor(sorted(i for i in withheld if i < min(draft_size, target_size)))
+        self.restricts = self._missing_rows < 0 or len(self._withheld) > 0
 
     def restrict(self, logits: Tensor) -> Tensor:
         if self._missing_rows < 0:
@@ -101,6 +105,8 @@ class TokenIntersection:
         draft_tokenizer, target_tokenizer: Hugging Face tokenizers.
         device: the draft's.
     """
+
+    restricts = True
 
     def __init__(
         self, verdict: VocabularyVerdict, draft_tokenizer: Any, target_tokenizer: Any, device: torch.device

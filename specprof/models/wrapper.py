@@ -13,7 +13,7 @@ from specprof.errors import UnavailableError, UsageError
 from specprof.models import transformer
 from specprof.models.kv_cache import KVCache, Slab
 
-ForwardName = Literal["auto", "own", "hf"]
+ForwardName = Literal["auto", "native", "own", "hf"]
 
 
 class ModelWrapper:
@@ -28,12 +28,13 @@ class ModelWrapper:
         tokenizer: its tokenizer, or None if text is not needed.
         device: where the model is; by default wherever its weights are. Of a model that is spread over several
             (:func:`specprof.models.loader.load_model`) where tokens come from and logits go to.
-        forward: ``own`` (our forward), ``hf`` (Hugging Face's) or ``auto`` (own where it can).
+        forward: ``native`` (our forward in C: float32 on a CPU with a C compiler), ``own`` (our forward in PyTorch),
+            ``hf`` (Hugging Face's) or ``auto``, the first of these that can.
         measure_linear: see :class:`specprof.models.linear.LinearChoice`.
         name: what to call it; by default the id or directory it was loaded from.
 
     Raises:
-        UsageError: ``own`` was asked of a model it can't run.
+        UsageError: ``native`` or ``own`` was asked of a model it can't run.
     """
 
     def __init__(
@@ -50,15 +51,29 @@ class ModelWrapper:
         self.tokenizer = tokenizer
         self.device = torch.device(device) if device is not None else _device_of(model)
         self.why_not_own = transformer.unsupported(model)
-        if forward == "own" and self.why_not_own is not None:
-            raise UsageError(f"our own forward can't run this model: {self.why_not_own}", "use --forward auto or hf")
-        self._forward: transformer.Forward
-        if forward == "hf" or self.why_not_own is not None:
-            self._forward = HFForward(model)
-        else:
-            self._forward = transformer.own_forward(model, measure_linear=measure_linear)
+        self.why_not_native: str | None = None
+        """Where our own forward was chosen, why not the one in C."""
+        self._forward = self._choose(forward, measure_linear)
         self.max_context = _max_context(model.config)
         self.name = name or str(getattr(model, "name_or_path", "") or model.config.model_type)
+
+    def _choose(self, forward: ForwardName, measure_linear: bool) -> transformer.Forward:
+        if forward in ("native", "own") and self.why_not_own is not None:
+            raise UsageError(f"our own forward can't run this model: {self.why_not_own}", "use --forward auto or hf")
+        if forward == "hf" or self.why_not_own is not None:
+            return HFForward(self.model)
+        own = transformer.own_forward(self.model, measure_linear=measure_linear)
+        if forward == "own":
+            return own
+        from specprof.models.native.forward import native_forward
+
+        native = native_forward(own)
+        if not isinstance(native, str):
+            return native
+        if forward == "native":
+            raise UsageError(f"the forward in C can't run this model: {native}", "use --forward auto or own")
+        self.why_not_native = native
+        return own
 
     # --- for the decoding loops
 
@@ -87,13 +102,25 @@ class ModelWrapper:
         Raises:
             UsageError: they don't fit the cache; ``early`` without our own forward, or of an impossible depth.
         """
-        _check_room(ids, cache)
+        _check_room(ids.shape[0], cache)
         if early is None:
             return self._forward(ids, cache, num_logits)
         self.check_depth(early.depth)
         if early.hidden.shape[0] >= ids.shape[0]:
             raise ValueError(f"of {ids.shape[0]} tokens at most {ids.shape[0] - 1} can be through the first layers")
         return self._layered()(ids, cache, num_logits, early)
+
+    @torch.inference_mode()
+    def extend_greedily(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+        """Append ``ids [q]``, then the likeliest token after them, and so on: ``steps >= 1`` choices ``[steps]``.
+
+        The last of them is not appended.
+
+        Raises:
+            UsageError: they don't fit the cache.
+        """
+        _check_room(ids.shape[0] + steps - 1, cache)
+        return self._forward.greedy(ids, cache, steps)
 
     @torch.inference_mode()
     def extend_early(self, ids: Tensor, cache: KVCache, depth: int) -> tuple[Tensor, Tensor]:
@@ -105,7 +132,7 @@ class ModelWrapper:
         Raises:
             UsageError: they don't fit the cache; not our own forward; no such depth.
         """
-        _check_room(ids, cache)
+        _check_room(ids.shape[0], cache)
         self.check_depth(depth)
         return self._layered().early(ids, cache, depth)
 
@@ -187,7 +214,7 @@ class ModelWrapper:
 
     @property
     def forward_name(self) -> str:
-        """``own`` or ``hf``: whose forward runs."""
+        """``native``, ``own`` or ``hf``: whose forward runs."""
         return self._forward.name
 
     @property
@@ -269,6 +296,9 @@ class HFForward:
         logits: Tensor = output.logits
         return logits[0, -num_logits:]
 
+    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+        return transformer.greedily(self, ids, cache, steps)
+
 
 class SlabLayer(CacheLayerMixin):
     """One layer of a :class:`SlabCache`: writes in place, returns views, never concatenates."""
@@ -314,10 +344,10 @@ class SlabCache(Cache):
         super().__init__(layers=[SlabLayer(cache, layer) for layer in range(len(cache))])
 
 
-def _check_room(ids: Tensor, cache: KVCache) -> None:
-    if cache.length + ids.shape[0] > cache.capacity:
+def _check_room(num_tokens: int, cache: KVCache) -> None:
+    if cache.length + num_tokens > cache.capacity:
         raise UsageError(
-            f"{cache.length} + {ids.shape[0]} tokens don't fit a cache of {cache.capacity}",
+            f"{cache.length} + {num_tokens} tokens don't fit a cache of {cache.capacity}",
             "create the cache with new_cache(capacity) for the whole generation",
         )
 

@@ -1,0 +1,160 @@
+"""The compiled library: built by the machine's own C compiler on first use, kept for the next time."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+COMPILE_SECONDS = 120
+"""It takes two or three. A compiler that takes this long is not going to end."""
+
+_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+_TUNED = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+# One thread is better than nothing where the compiler brings no OpenMP.
+_ATTEMPTS = ((_TUNED, "-fopenmp"), (_TUNED,), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What ``forward.c`` offers."""
+
+    forward: Any
+    """``native_forward``."""
+    greedy: Any
+    """``native_greedy``."""
+    lanes: int
+    """Numbers to a vector, and rows to a block of a packed matrix."""
+    max_width: int
+    """The most tokens to a call."""
+    tile: int
+    """Rows of scores that each thread needs room for."""
+    reads_float16: bool
+    threaded: bool
+    """Whether a call can use several threads."""
+
+
+@cache
+def library() -> Library | str:
+    """The library, or why there is none."""
+    if os.environ.get("SPECPROF_NATIVE") == "0":
+        return "SPECPROF_NATIVE=0 forbids it"
+    compiler = _compiler()
+    if compiler is None:
+        return "there is no C compiler (cc, gcc or clang)"
+    source = resources.files("specprof.models.native").joinpath("forward.c").read_bytes()
+    problem = ""
+    for flags in _ATTEMPTS:
+        built = _build(source, (*compiler, *_FLAGS, *flags))
+        if isinstance(built, Library):
+            return built
+        problem = problem or built
+    return problem
+
+
+def _compiler() -> tuple[str, ...] | None:
+    """What CC names, else the first there is."""
+    named = tuple(os.environ.get("CC", "").split())
+    if named and shutil.which(named[0]):
+        return named
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    return None if found is None else (found,)
+
+
+def _build(source: bytes, command: tuple[str, ...]) -> Library | str:
+    """The library from the user's cache, else compiled into it; or what went wrong."""
+    # A home may be shared by machines of several kinds, and code made for one can kill a process on another.
+    origin = repr((source, command, _version(command[0]), platform.machine(), _instruction_sets()))
+    name = f"native-{hashlib.sha256(origin.encode()).hexdigest()[:16]}.so"
+    kept = Path(platformdirs.user_cache_dir("specprof")) / name
+    try:
+        if _is_own(kept):
+            return _load(kept)
+        with tempfile.TemporaryDirectory(prefix="specprof-") as work:
+            made = Path(work) / name
+            problem = _compile(source, (*command, "-o", str(made)), Path(work))
+            return problem or _load(_keep(made, kept))
+    except (OSError, AttributeError) as error:
+        return f"the compiled code can't be used: {error}"
+
+
+def _is_own(path: Path) -> bool:
+    """What somebody else can write is not run."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _keep(made: Path, kept: Path) -> Path:
+    """Move it into the cache, whole or not at all; where that can't be written it serves this process only."""
+    try:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        beside = kept.with_name(f".{kept.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(made, beside)
+            beside.chmod(0o700)
+            beside.replace(kept)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError:
+        return made
+    return kept
+
+
+def _compile(source: bytes, command: tuple[str, ...], work: Path) -> str | None:
+    """What went wrong, if something did."""
+    code = work / "forward.c"
+    code.write_bytes(source)
+    command = (*command, str(code), "-lm")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} took more than {COMPILE_SECONDS} s over it"
+    if done.returncode == 0:
+        return None
+    errors = [line for line in done.stderr.splitlines() if "error" in line] or ["it gave no reason"]
+    return f"{command[0]} refused the code: {errors[0].strip()}"
+
+
+def _version(compiler: str) -> str:
+    done = subprocess.run((compiler, "--version"), capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+    return done.stdout
+
+
+def _instruction_sets() -> str:
+    """What this processor can do, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _load(path: Path) -> Library:
+    code = ctypes.CDLL(str(path))
+    pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+    forward, greedy = code.native_forward, code.native_greedy
+    forward.argtypes = [pointer, pointer, *(int32,) * 4, pointer, int64, pointer, pointer, pointer, int32]
+    greedy.argtypes = [pointer, pointer, int32, int32, pointer, int64, pointer, pointer, pointer, int32, pointer]
+    return Library(
+        forward,
+        greedy,
+        code.native_lanes(),
+        code.native_max_width(),
+        code.native_tile(),
+        bool(code.native_reads_float16()),
+        bool(code.native_threaded()),
+    )
