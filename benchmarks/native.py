@@ -2,8 +2,9 @@
 
     python benchmarks/native.py [--json] [--context 300] [--reps 5]
 
-1. Microseconds of one pass of the target, by how many tokens it takes in, for each step from PyTorch's operations
-   to what runs by default: all layers in one call on one thread, on all threads, weights in 16 bits.
+1. Microseconds of one pass by how many tokens it takes in, for each step from PyTorch's operations to what runs by
+   default: all layers in one call on one thread, on all threads, weights in 16 bits. Of the packaged target, which
+   the processor's cache may hold, and of GPT-2 (124M; random weights), which it doesn't.
 2. A draft of 4 tokens: pass by pass, and in one call.
 3. Decoding speed, plain and speculative, with either forward, in turn on the same prompts; outputs are compared.
 """
@@ -26,12 +27,14 @@ from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.models.kv_cache import KVCache
 from specprof.models.loader import load_model
 from specprof.models.native import forward as native
+from specprof.models.random_weights import random_model
 from specprof.models.wrapper import ForwardName, ModelWrapper
 from specprof.profiling import machine
 
 WIDTHS = (1, 2, 3, 5, 9)
-PASSES = 200
-DRAFTED = 4
+MODELS = {"tiny_dev/target": 200, "gpt2": 20}
+"""How many passes of each are timed."""
+DRAFTED, DRAFTS = 4, 200
 STEPS: tuple[tuple[str, ForwardName, bool, int | None], ...] = (
     ("PyTorch's operations", "own", False, None),
     ("one call into C, one thread", "native", False, 1),
@@ -44,8 +47,13 @@ NEVER_STOPS: frozenset[int] = frozenset()
 
 
 def wrapped(model_id: str, forward: ForwardName, *, sixteen_bits: bool = True) -> ModelWrapper:
-    """A model of the packaged pair on one of our forwards, its weights in 16 bits where that loses nothing, or not."""
-    model, tokenizer = load_model(model_id, "float32", "cpu")
+    """A model on one of our forwards, its weights in 16 bits where that loses nothing, or not."""
+    if model_id == "gpt2":
+        model, tokenizer = random_model(model_id, "float32", torch.device("cpu"), seed=0, num_layers=None), None
+        for parameter in model.parameters():  # as if they came from a checkpoint in 16 bits
+            parameter.data = parameter.data.half().float()
+    else:
+        model, tokenizer = load_model(model_id, "float32", "cpu")
     narrowest = native.narrowest
     if not sixteen_bits:
         native.narrowest = lambda weight: torch.float32
@@ -56,17 +64,19 @@ def wrapped(model_id: str, forward: ForwardName, *, sixteen_bits: bool = True) -
 
 
 @torch.inference_mode()
-def microseconds(call: Callable[[ModelWrapper, KVCache], object], model: ModelWrapper, context: int) -> float:
+def microseconds(
+    call: Callable[[ModelWrapper, KVCache], object], model: ModelWrapper, context: int, calls: int
+) -> float:
     """Of one call on top of so many tokens: the median of many."""
     cache = model.new_cache(context + 16)
     model.extend(torch.arange(context), cache)
     times = []
-    for _ in range(PASSES):
+    for _ in range(calls):
         cache.truncate(context)
         begin = perf_counter()
         call(model, cache)
         times.append(perf_counter() - begin)
-    return statistics.median(times[PASSES // 10 :]) * 1e6  # the first ones choose how products are formed
+    return statistics.median(times[calls // 10 :]) * 1e6  # the first ones choose how products are formed
 
 
 def taking_in(width: int) -> Callable[[ModelWrapper, KVCache], object]:
@@ -74,14 +84,14 @@ def taking_in(width: int) -> Callable[[ModelWrapper, KVCache], object]:
     return lambda model, cache: model.extend(ids, cache, width)
 
 
-def passes(context: int) -> dict[str, dict[int, float]]:
-    """Of the target, by step and tokens."""
+def passes(model_id: str, context: int) -> dict[str, dict[int, float]]:
+    """Microseconds by step and tokens."""
     rows = {}
     all_threads = torch.get_num_threads()
     for name, forward, sixteen_bits, threads in STEPS:
         torch.set_num_threads(threads or all_threads)
-        target = wrapped("tiny_dev/target", forward, sixteen_bits=sixteen_bits)
-        rows[name] = {width: microseconds(taking_in(width), target, context) for width in WIDTHS}
+        model = wrapped(model_id, forward, sixteen_bits=sixteen_bits)
+        rows[name] = {w: microseconds(taking_in(w), model, context, MODELS[model_id]) for w in WIDTHS}
     torch.set_num_threads(all_threads)
     return rows
 
@@ -91,7 +101,7 @@ def drafts(context: int) -> dict[str, float]:
     first = torch.arange(1)
     pytorch, in_c = (wrapped("tiny_dev/draft", forward) for forward in FORWARDS)
     for model in (pytorch, in_c):
-        microseconds(taking_in(1), model, context)
+        microseconds(taking_in(1), model, context, DRAFTS)
 
     def step_by_step(model: ModelWrapper, cache: KVCache) -> None:
         ids = first
@@ -102,9 +112,9 @@ def drafts(context: int) -> dict[str, float]:
         model.extend_greedily(first, cache, DRAFTED)
 
     return {
-        "PyTorch's operations": microseconds(step_by_step, pytorch, context),
-        "one call into C a token": microseconds(step_by_step, in_c, context),
-        "one call into C": microseconds(at_once, in_c, context),
+        "PyTorch's operations": microseconds(step_by_step, pytorch, context, DRAFTS),
+        "one call into C a token": microseconds(step_by_step, in_c, context, DRAFTS),
+        "one call into C": microseconds(at_once, in_c, context, DRAFTS),
     }
 
 
@@ -119,22 +129,22 @@ def speeds(num_prompts: int, length: int, repetitions: int) -> tuple[dict[str, d
             arms[forward, f"K = {k}"] = SpeculativeDecoder(target, DraftModel(draft), k)
     tokenizer = target.tokenizer
     prompts = [encode(prompt, tokenizer) for prompt in builtin().take(num_prompts)]
-    seconds: dict[tuple[str, str], list[list[float]]] = {arm: [[] for _ in prompts] for arm in arms}
+    seconds: dict[tuple[str, str], list[list[float]]] = {key: [[] for _ in prompts] for key in arms}
     differing = 0
     for repetition in range(repetitions + 1):
         for index, prompt in enumerate(prompts):
             outputs = []
-            for arm, decoder in arms.items():
+            for key, decoder in arms.items():
                 result = decoder.generate(prompt, length, stop_ids=NEVER_STOPS)
                 outputs.append(result.generated_ids)
                 if repetition:  # the first is warm-up
-                    seconds[arm][index].append(result.decode_seconds)
+                    seconds[key][index].append(result.decode_seconds)
             differing += any(output != outputs[0] for output in outputs)
         print(f"repetition {repetition} of {repetitions}", file=sys.stderr)
     rows: dict[str, dict[str, float]] = {}
-    for (forward, arm), times in seconds.items():
+    for (whose, arm), times in seconds.items():
         rate = (length - 1) * len(prompts) / sum(map(statistics.median, times))
-        rows.setdefault(arm, {})[forward] = rate
+        rows.setdefault(arm, {})[whose] = rate
     return rows, differing
 
 
@@ -150,12 +160,12 @@ def main() -> None:
     if why is not None:
         sys.exit(f"there is nothing to compare: {why}")
 
-    by_step, by_draft = passes(args.context), drafts(args.context)
+    by_model, by_draft = {model: passes(model, args.context) for model in MODELS}, drafts(args.context)
     by_arm, differing = speeds(args.prompts, args.max_new_tokens, args.reps)
     if args.json:
         document = {
             "schema": "specprof.benchmark.native/1",
-            "pass_microseconds": by_step,
+            "pass_microseconds": by_model,
             "draft_microseconds": by_draft,
             "tokens_per_second": by_arm,
             "outputs_that_differ": differing,
@@ -164,16 +174,21 @@ def main() -> None:
         }
         print(json.dumps(document, indent=2))
         return
-    print(f"{f'target, us a pass at {args.context}':<30}" + "".join(f"{f'{width} tok':>9}" for width in WIDTHS))
-    for name, row in by_step.items():
-        print(f"{name:<30}" + "".join(f"{row[width]:>9.0f}" for width in WIDTHS))
-    print(f"\n{'draft, us for 4 tokens':<30}")
+    for model, by_step in by_model.items():
+        print(f"{f'{model}, us a pass':<30}" + "".join(f"{f'{width} tok':>9}" for width in WIDTHS))
+        for name, row in by_step.items():
+            print(f"{name:<30}" + "".join(f"{row[width]:>9.0f}" for width in WIDTHS))
+        print()
+    print(f"{'draft, us for 4 tokens':<30}")
     for name, spent in by_draft.items():
         print(f"{name:<30}{spent:>9.0f}")
     print(f"\n{'decode, tokens/s':<30}{'PyTorch':>9}{'C':>9}{'ratio':>9}")
     for arm, rates in by_arm.items():
         print(f"{arm:<30}{rates['own']:>9.0f}{rates['native']:>9.0f}{rates['native'] / rates['own']:>8.2f}x")
-    print(f"{args.prompts} prompts x {args.max_new_tokens} tokens; outputs that differ: {differing}")
+    print(
+        f"after {args.context} tokens of context, and {args.prompts} prompts x {args.max_new_tokens} tokens; ", end=""
+    )
+    print(f"outputs that differ: {differing}")
 
 
 if __name__ == "__main__":
