@@ -17,16 +17,15 @@ from collections import defaultdict
 import numpy as np
 
 from specprof.data.prompts import builtin
-from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.draft_length import AdaptiveK
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.experiments.arms import Arms, load_arms
 from specprof.experiments.config import RunConfig
+from specprof.experiments.engine import Decoder
 from specprof.experiments.run import EncodedPrompt, encode_prompts, request_for, warm_shapes
 from specprof.models.registry import get_pair
 from specprof.profiling.metrics import GenerationResult, fold
 
-Decoder = AutoregressiveDecoder | SpeculativeDecoder
 AUTO = "SD-Kauto"
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     )
     arms = load_arms(config)
     warm_shapes(arms)
-    drafter = arms.speculative.drafter
+    drafter = arms.drafter
     for domain in ("code", "conversation", "summarization"):
         prompts = encode_prompts(config, arms, list(builtin().get_by_domain(domain))[: args.prompts])
         lengths = [*args.fixed, AdaptiveK(args.k_max)]

@@ -64,7 +64,7 @@ def main() -> None:
 def rounds_of(config: RunConfig, arms: Arms, num_prompts: int) -> list[Round]:
     """All complete rounds over the packaged prompts; prints what translating took."""
     warm_shapes(arms)
-    drafter, spent = arms.speculative.drafter, Counter[str]()
+    drafter, spent = arms.drafter, Counter[str]()
     if isinstance(drafter, DraftModel) and isinstance(drafter.translation, TokenIntersection):
         for name in TRANSLATING:
             setattr(drafter.translation, name, timed(getattr(drafter.translation, name), name, spent))

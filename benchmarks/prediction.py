@@ -13,11 +13,11 @@ import random
 from statistics import median
 
 from specprof.data.prompts import builtin
-from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.experiments.arms import load_arms
 from specprof.experiments.config import RunConfig
 from specprof.experiments.cost_survey import survey_costs
+from specprof.experiments.engine import Decoder
 from specprof.experiments.observer import Observer
 from specprof.experiments.run import encode_prompts, request_for, warm_up
 from specprof.models.registry import get_pair
@@ -40,8 +40,8 @@ def main() -> None:
     prompts = encode_prompts(config, arms, list(builtin().take(args.prompts)))
     warm_up(config, arms, prompts)
     curve = survey_costs(config, arms, prompts)
-    decoders: list[AutoregressiveDecoder | SpeculativeDecoder] = [arms.baseline]
-    decoders += [SpeculativeDecoder(arms.target, arms.speculative.drafter, k) for k in args.k]
+    decoders: list[Decoder] = [arms.baseline]
+    decoders += [SpeculativeDecoder(arms.target, arms.drafter, k) for k in args.k]
     results: list[GenerationResult] = []
     observer = Observer(str, hindsight=True)
     order = random.Random(0)

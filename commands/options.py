@@ -86,7 +86,23 @@ TopK = Annotated[int, typer.Option("--top-k", help="Keep the k most probable tok
 TopP = Annotated[float, typer.Option("--top-p", help="Keep this much probability mass.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of sampling, and of random weights.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")]
-Forward = Annotated[str, typer.Option("--forward", help="own (ours), hf (Hugging Face's) or auto (own where it can).")]
+Forward = Annotated[
+    str,
+    typer.Option(
+        "--forward",
+        help="native (ours in C; CPU, float32), own (ours in PyTorch), hf (Hugging Face's), or auto: the first "
+        "that can.",
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="eager (launch by launch); static (fixed shapes, the device decides); graph (that as CUDA graphs); "
+        "auto (graph on CUDA where the pair can, else eager).",
+    ),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="static, graph: fuse operations with torch.compile first.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="CPU threads that compute. [default: PyTorch's choice]")
 ]

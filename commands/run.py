@@ -65,6 +65,8 @@ def run(
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     forward: options.Forward = "auto",
+    engine: options.Engine = "auto",
+    compile: options.Compile = False,
     no_baseline: Annotated[
         bool, typer.Option("--no-baseline", help="Skip the autoregressive arm, and with it the speedup.")
     ] = False,
@@ -156,6 +158,8 @@ def run(
         device=device,
         device_map=device_map,
         forward=forward,
+        engine=engine,
+        compile=compile,
         ignore_eos=ignore_eos,
         detail=detail or trace is not None,
         deterministic=deterministic,
@@ -344,7 +348,7 @@ def _report_costs(
         "caveats": list(config.caveats),
         "cost_curve": curve.to_dict(),
         "by_k": curve.by_k(),
-        "config": config.to_dict() | {"models": arms.describe(config.pair)},
+        "config": config.to_dict() | {"models": arms.describe(config.pair), **arms.describe_engine()},
         "machine": describe(),
     }
     if output is not None:
@@ -376,4 +380,6 @@ def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
         vocab_method=arms.vocab_method,
     )
     subtitle = f"{arms.target.name} on {arms.target.device}, {str(arms.target.dtype).removeprefix('torch.')}"
+    if arms.engine_used != "eager":
+        subtitle += f", {arms.engine_used} engine"
     return title, "; ".join((subtitle, *config.caveats))

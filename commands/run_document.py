@@ -33,6 +33,7 @@ def run_document(
         "run_id": started.run_id,
         "pair": pair,
         "caveats": list(caveats),
+        "engine": started.config.get("engine_used", "eager"),
         **comparison.to_dict(),
         "config": started.config,
         "machine": started.machine,

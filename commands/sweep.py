@@ -94,7 +94,11 @@ def sweep(
     ] = None,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
-    forward: Annotated[str | None, typer.Option("--forward", help="own, hf or auto. [default: auto]")] = None,
+    forward: Annotated[str | None, typer.Option("--forward", help="native, own, hf or auto. [default: auto]")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="eager, static, graph or auto. [default: auto]")
+    ] = None,
+    compile: options.Compile = False,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Decode on to the length limit.")] = False,
     detail: Annotated[bool, typer.Option("--detail", help="Record draft probabilities when greedy, too.")] = False,
     deterministic: Annotated[
@@ -190,6 +194,8 @@ def sweep(
         device=device,
         device_map=device_map,
         forward=forward,
+        engine=engine,
+        compile=compile or None,
         ignore_eos=ignore_eos or None,
         detail=detail or None,
         deterministic=deterministic or None,

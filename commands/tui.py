@@ -90,6 +90,8 @@ def tui(
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     forward: options.Forward = "auto",
+    engine: options.Engine = "auto",
+    compile: options.Compile = False,
     random_weights: options.RandomWeights = False,
     scale_layers: options.ScaleLayers = None,
     synthetic_acceptance: Annotated[
@@ -159,6 +161,8 @@ def tui(
                     "device": device,
                     "device_map": device_map,
                     "forward": forward,
+                    "engine": engine,
+                    "compile": compile,
                     "ignore_eos": ignore_eos,
                     "deterministic": deterministic,
                     "chat_template": chat_template,

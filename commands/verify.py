@@ -64,6 +64,8 @@ def verify(
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     forward: options.Forward = "auto",
+    engine: options.Engine = "auto",
+    compile: options.Compile = False,
     ignore_eos: options.IgnoreEos = False,
     chat_template: options.ChatTemplate = "auto",
     deterministic: options.Deterministic = False,
@@ -109,6 +111,8 @@ def verify(
         device=device,
         device_map=device_map,
         forward=forward,
+        engine=engine,
+        compile=compile,
         ignore_eos=ignore_eos,
         deterministic=deterministic,
         chat_template=chat_template,
@@ -137,7 +141,8 @@ def verify(
         "pair": config.pair.name,
         "caveats": list(config.caveats),
         **report.to_dict(verification),
-        "config": config.to_dict() | {"models": arms.describe(config.pair), "vocab_method": arms.vocab_method},
+        "config": config.to_dict()
+        | {"models": arms.describe(config.pair), "vocab_method": arms.vocab_method, **arms.describe_engine()},
         "machine": describe(),
     }
     if output is not None:
@@ -153,7 +158,7 @@ def _verified(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Ar
     """Models loaded and warm, prompts decoded by both arms and put to the test."""
     LOG.info("loading %s", config.pair.name)
     from specprof.experiments.arms import load_arms
-    from specprof.experiments.run import choose_method, encode_prompts, warm_shapes
+    from specprof.experiments.run import choose_method, encode_prompts, prepare_rounds, warm_shapes
     from specprof.experiments.verification import verify, verify_steps
 
     if config.deterministic:
@@ -167,6 +172,7 @@ def _verified(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Ar
         LOG.info("note: %s", finding)
     LOG.info("prompts: %d, repetitions: %d, 2 arms", len(prompts), config.repetitions)
     warm_shapes(arms)
+    prepare_rounds(config, arms, prompts, (arms.baseline, arms.speculative))
     with narration.progress("verifying", verify_steps(config, prompts), shown=bars) as bar:
         return arms, verify(config, arms, prompts, bar.advance)
 
@@ -183,6 +189,8 @@ def _title(config: RunConfig, arms: Arms) -> str:
         title += f"  drafter {config.drafter}"
     if arms.vocab_method is not None:
         title += f"  vocab method {arms.vocab_method}"
+    if arms.engine_used != "eager":
+        title += f"  {arms.engine_used} engine"
     return f"{title}  {str(arms.target.dtype).removeprefix('torch.')}"
 
 

@@ -73,6 +73,8 @@ _SHOWN_SETTINGS = {
     "top_p": "top-p",
     "drafter": "drafter",
     "forward": "forward",
+    "engine": "engine",
+    "engine_used": "engine that decoded",
     "ignore_eos": "end of text ignored",
     "chat_template": "chat template",
 }

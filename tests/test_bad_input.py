@@ -122,7 +122,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "synthetic acceptance": (("--synthetic-acceptance", "1.5"), "1.5 is not in [0, 1]", "probability"),
     "synthetic acceptance nan": (("--synthetic-acceptance", "nan"), "nan is not in [0, 1]", "probability"),
     "drafter": (("--drafter", "oracle"), "no drafter 'oracle'", "model, ngram"),
-    "forward": (("--forward", "sideways"), "no forward 'sideways'", "auto, own, hf"),
+    "forward": (("--forward", "sideways"), "no forward 'sideways'", "auto, native, own, hf"),
     "chat template": (("--chat-template", "yes"), "--chat-template 'yes' is not a choice", "auto, off"),
     "color": (("--color", "blue"), "--color 'blue' is not a choice", "auto, always, never"),
     "draft alone": (("--draft", "x"), "--draft needs --target", "both models"),

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from command_line import QUICK, Outcome, command, isolate, ok, process
 from specprof.commands.sinks import TextStream
 from specprof.models import hub, loader
 from specprof.models.linear import by_rows
+from specprof.models.native import forward
 from specprof.profiling.comparison import compare
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted, to_json_line
 from specprof.profiling.metrics import fold
@@ -470,12 +472,32 @@ def test_detail_records_probabilities_of_greedy_drafts() -> None:
     assert all(detailed) and detailed
 
 
-def test_both_forwards_generate_the_same() -> None:
-    own, theirs = default_events(), run("--jsonl", "--forward", "hf").events
-    assert isinstance(own[0], RunStarted) and isinstance(theirs[0], RunStarted)
-    assert {m["forward"] for m in own[0].config["models"].values()} == {"own"}
-    assert {m["forward"] for m in theirs[0].config["models"].values()} == {"hf"}
-    assert tokens(own) == tokens(theirs)
+def test_all_forwards_generate_the_same() -> None:
+    usual = default_events()
+    for name in ("own", "hf"):
+        events = run("--jsonl", "--forward", name).events
+        assert isinstance(events[0], RunStarted)
+        assert {m["forward"] for m in events[0].config["models"].values()} == {name}
+        assert tokens(events) == tokens(usual)
+
+
+def test_the_usual_forward_is_the_one_in_c_and_where_there_is_none_the_run_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = default_events()[0]
+    assert isinstance(usual, RunStarted)
+    has_compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
+    assert {m["forward"] for m in usual.config["models"].values()} == {"native" if has_compiler else "own"}
+    monkeypatch.setattr(forward, "library", lambda: "there is no C compiler (cc, gcc or clang)")
+    without = run("--jsonl")
+    started = without.events[0]
+    assert isinstance(started, RunStarted)
+    assert {m["forward"] for m in started.config["models"].values()} == {"own"}
+    assert "the forward in C, the fastest on a CPU, is not used (there is no C compiler" in without.err
+    assert command("run", *QUICK, "--no-save", "--forward", "native").told == (
+        "the forward in C can't run this model: there is no C compiler (cc, gcc or clang)",
+        "use --forward auto or own",
+    )
 
 
 def test_the_end_of_a_text_is_respected_unless_told_otherwise() -> None:

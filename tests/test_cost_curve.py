@@ -140,7 +140,7 @@ def test_one_run_tells_the_rounds_of_every_other_k() -> None:
     arms = loaded()
 
     def decoded(k: int, *, hindsight: bool = False) -> list[tuple[int, int]]:
-        decoder, observer = SpeculativeDecoder(arms.target, arms.speculative.drafter, k), Observer(str, None, hindsight)
+        decoder, observer = SpeculativeDecoder(arms.target, arms.drafter, k), Observer(str, None, hindsight)
         results = [next(fold(observer.events(decoder, request_for(CONFIG, arms, p, 0)))) for p in some_prompts()]
         matches.extend(result.draft_matches for result in results if result.draft_matches is not None)
         return [(result.num_decode_tokens, len(result.rounds)) for result in results]
@@ -157,7 +157,7 @@ def test_one_run_tells_the_rounds_of_every_other_k() -> None:
 
 def test_hindsight_agrees_with_every_verdict_of_a_round() -> None:
     arms = loaded()
-    decoder = SpeculativeDecoder(arms.target, arms.speculative.drafter, 3)
+    decoder = SpeculativeDecoder(arms.target, arms.drafter, 3)
     for prompt in some_prompts():
         (result,) = fold(HINDSIGHT.events(decoder, request_for(CONFIG, arms, prompt, 0)))
         assert result.draft_matches is not None and len(result.draft_matches) == result.num_decode_tokens
@@ -178,7 +178,7 @@ def test_where_hindsight_has_nothing_to_say() -> None:
     for drafter, config in (
         (NGramLookup(target.vocab_size, target.device), CONFIG),
         (LayerSkip(target, 3), CONFIG),
-        (arms.speculative.drafter, sampled),
+        (arms.drafter, sampled),
     ):
         decoder = SpeculativeDecoder(target, drafter, 2)
         (result,) = fold(HINDSIGHT.events(decoder, request_for(config, arms, some_prompts()[0], 0)))
@@ -187,7 +187,7 @@ def test_where_hindsight_has_nothing_to_say() -> None:
 
 def test_matches_survive_a_file() -> None:
     arms = loaded()
-    decoder = SpeculativeDecoder(arms.target, arms.speculative.drafter, 3)
+    decoder = SpeculativeDecoder(arms.target, arms.drafter, 3)
     events = list(HINDSIGHT.events(decoder, request_for(CONFIG, arms, some_prompts()[0], 0)))
     assert [from_json_line(to_json_line(event)) for event in events] == events
 
@@ -209,7 +209,7 @@ def test_a_survey_measures_every_length_and_leaves_the_output_alone() -> None:
     assert min(found.num_rounds) >= ROUNDS_EACH
     assert found.target_step_seconds > 0 and found.draft_seconds[LONGEST] > found.draft_seconds[1] > 0
     # What it decodes with is as lossless as every other choice of K.
-    decoder = SpeculativeDecoder(arms.target, arms.speculative.drafter, EveryK(LONGEST))
+    decoder = SpeculativeDecoder(arms.target, arms.drafter, EveryK(LONGEST))
     for prompt in some_prompts():
         request = request_for(CONFIG, arms, prompt, 0)
         (surveyed,), (plain,) = fold(decoder.events(request)), fold(arms.baseline.events(request))
@@ -217,9 +217,7 @@ def test_a_survey_measures_every_length_and_leaves_the_output_alone() -> None:
 
 
 def test_nothing_drafted_is_nothing_surveyed() -> None:
-    plain = dataclasses.replace(
-        loaded(), speculative=SpeculativeDecoder(loaded().target, loaded().speculative.drafter, 0)
-    )
+    plain = dataclasses.replace(loaded(), speculative=SpeculativeDecoder(loaded().target, loaded().drafter, 0))
     assert survey_costs(CONFIG, plain, some_prompts()) is None
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from specprof.decoding.request import Request
-from specprof.experiments.observer import Decoder, Observer, draft_matches, text_of
+from specprof.experiments.engine import Decoder
+from specprof.experiments.observer import Observer, draft_matches, text_of
 from specprof.experiments.run import measure, request_for
 from specprof.experiments.saved_runs import read_run
 from specprof.profiling.comparison import compare
@@ -191,7 +192,7 @@ def test_hindsight_says_what_the_rounds_judged() -> None:
 
 def test_sampled_text_has_no_hindsight() -> None:
     sampled = request_for(quick(temperature=1.0), loaded(), encoded(quick())[0], 0)
-    assert draft_matches(loaded().speculative, sampled, 3) is None
+    assert draft_matches(loaded().speculative, sampled, (5, 6, 7)) is None
     assert {result.draft_matches for result in observed(Observer(str))} == {None}, "unless asked for"
 
 

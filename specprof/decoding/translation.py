@@ -72,7 +72,9 @@ class SharedVocabulary:
         if self._missing_rows < 0:
             logits = logits[..., : self._missing_rows]
         if len(self._withheld):
-            logits = logits.index_fill(-1, self._withheld.to(logits.device), float("-inf"))
+            if self._withheld.device != logits.device:
+                self._withheld = self._withheld.to(logits.device)  # once: what is captured copies nothing from the host
+            logits = logits.index_fill(-1, self._withheld, float("-inf"))
         return logits
 
     def proposed(self, tokens: Tensor) -> Tensor:

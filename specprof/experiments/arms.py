@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.draft_length import AdaptiveK
 from specprof.decoding.drafters import Drafter, DraftModel, LayerSkip, NGramLookup, RandomTokens
-from specprof.decoding.speculative import SpeculativeDecoder
+from specprof.decoding.static import StaticDecoder
 from specprof.decoding.string_match import StringMatch
 from specprof.decoding.translation import SharedVocabulary, TokenIntersection, Translation
 from specprof.decoding.vocabulary import VocabularyVerdict, compare_vocabularies
 from specprof.errors import IncompatiblePairError, UsageError
 from specprof.experiments.config import RunConfig
+from specprof.experiments.engine import (
+    Engine,
+    EngineName,
+    PlainDecoder,
+    SpeculatingDecoder,
+    check_device,
+    choose_engine,
+)
 from specprof.models import hub, loader
 from specprof.models.int4 import fused_int4_width
 from specprof.models.random_weights import model_config, random_model, random_tokenizer
@@ -32,8 +39,8 @@ class Arms:
 
     target: ModelWrapper
     draft: ModelWrapper | None
-    baseline: AutoregressiveDecoder
-    speculative: SpeculativeDecoder
+    baseline: PlainDecoder
+    speculative: SpeculatingDecoder
     tokenizer: Any
     load_peak_bytes: int
     notes: tuple[str, ...]
@@ -42,12 +49,44 @@ class Arms:
     """Of a draft model and the target."""
     vocab_method: str | None
     """How a draft of another vocabulary proposes; None where there is one vocabulary, or no draft model."""
-    candidates: Mapping[str, SpeculativeDecoder]
+    candidates: Mapping[str, SpeculatingDecoder]
     """By vocab method, what ``speculative`` is still to be chosen from."""
+    engine: Engine = field(default_factory=Engine)
+    """What both arms decode with."""
+
+    @property
+    def drafter(self) -> Drafter:
+        """What proposes to the speculative arm."""
+        drafter = self.speculative.drafter
+        assert drafter is not None  # only plain decoding has none
+        return drafter
 
     @property
     def stop_ids(self) -> frozenset[int]:
         return self.target.eos_token_ids
+
+    def describe_engine(self) -> dict[str, Any]:
+        """What decodes, for the record; after warm-up, which is when graphs are captured."""
+        static = [decoder for decoder in (self.baseline, self.speculative) if isinstance(decoder, StaticDecoder)]
+        captured = self.engine.name == "graph" and self.why_not_captured is None
+        return {
+            "engine_used": self.engine_used,
+            "why_not_graph": self.engine.why_not_graph or self.why_not_captured,
+            "capture_seconds": sum(decoder.capture_seconds for decoder in static) if captured else None,
+        }
+
+    @property
+    def engine_used(self) -> EngineName:
+        """What decodes: where a capture failed, rounds that were to be graphs go on uncaptured."""
+        return self.engine.name if self.why_not_captured is None else "static"
+
+    @property
+    def why_not_captured(self) -> str | None:
+        """Why rounds that were to be graphs are not, as far as capturing them has been tried."""
+        if self.engine.name != "graph":
+            return None
+        static = (decoder for decoder in (self.baseline, self.speculative) if isinstance(decoder, StaticDecoder))
+        return next(filter(None, (decoder.why_uncaptured for decoder in static)), None)
 
     def describe(self, pair: ModelPair) -> dict[str, Any]:
         """What was loaded, for the record."""
@@ -61,8 +100,10 @@ class Arms:
                 "stored_dtype": stored[role],
                 "dtype": str(wrapper.dtype).removeprefix("torch."),
                 "device": str(wrapper.device),
-                "forward": wrapper.forward_name,
+                # Static rounds are made of our forward in PyTorch, whatever takes in the prompt.
+                "forward": wrapper.forward_name if self.engine.name == "eager" else "own",
                 "why_not_own": wrapper.why_not_own,
+                "why_not_native": wrapper.why_not_native,
             }
             for role, wrapper in wrappers.items()
         }
@@ -85,7 +126,7 @@ def load_arms(config: RunConfig) -> Arms:
     Raises:
         UnavailableError, ResourceError: a model can't be had, or doesn't fit.
         IncompatiblePairError: the vocabularies have too little in common.
-        UsageError: k is larger than the context.
+        UsageError: k is larger than the context, or the engine asked for can't run this.
     """
     verdict = compared_vocabularies(config)
     if verdict is not None:
@@ -111,8 +152,10 @@ def load_models(config: RunConfig, verdict: VocabularyVerdict | None) -> Models:
 
     Raises:
         UnavailableError, ResourceError: a model can't be had, or doesn't fit.
+        UsageError: the engine asked for needs another device.
     """
     device = loader.choose_device(config.device)
+    check_device(config, device)
     memory = PeakMemory(device)
     memory.start()
     target = _load(config, "target", device)
@@ -125,7 +168,7 @@ def make_arms(config: RunConfig, models: Models) -> Arms:
 
     Raises:
         IncompatiblePairError: the vocabularies have too little in common for it.
-        UsageError: k is larger than the context, or a drafter the target doesn't offer.
+        UsageError: k is larger than the context, a drafter the target doesn't offer, or an engine that can't run them.
     """
     target, draft, verdict = models.target, models.draft, models.vocabulary
     if config.drafter != "model":
@@ -137,27 +180,30 @@ def make_arms(config: RunConfig, models: Models) -> Arms:
                 f"k = {config.longest_draft} is not less than the context of {wrapper.name}, {wrapper.max_context}",
                 "k is the number of tokens drafted per round; 2 to 8 is usual",
             )
+    drafters = {method: _drafter(config, target, draft, verdict, method) for method in methods or ("",)}
+    engine = choose_engine(config, target, drafters.values())
     candidates = {
-        method: SpeculativeDecoder(
+        method: engine.speculating(
             target,
-            _drafter(config, target, draft, verdict, method),
+            drafter,
             AdaptiveK(config.longest_draft) if config.k == "auto" else config.k,
             detail=config.detail,
             synthetic_acceptance=config.synthetic_acceptance,
         )
-        for method in methods or ("",)
+        for method, drafter in drafters.items()
     }
     return Arms(
         target,
         draft,
-        AutoregressiveDecoder(target),
+        engine.plain(target),
         next(iter(candidates.values())),
         target.tokenizer,
         models.load_peak_bytes,
-        tuple(_notes(config, target, draft, verdict)),
+        tuple(_notes(config, target, draft, verdict, engine)),
         verdict,
         next(iter(methods), None),
         candidates if len(methods) > 1 else {},
+        engine,
     )
 
 
@@ -284,12 +330,22 @@ def incompatible_vocabularies(pair: ModelPair, verdict: VocabularyVerdict) -> In
 
 
 def _notes(
-    config: RunConfig, target: ModelWrapper, draft: ModelWrapper | None, verdict: VocabularyVerdict | None
+    config: RunConfig,
+    target: ModelWrapper,
+    draft: ModelWrapper | None,
+    verdict: VocabularyVerdict | None,
+    engine: Engine,
 ) -> list[str]:
     notes = list(config.caveats)
     for wrapper in filter(None, (target, draft)):
         if wrapper.forward_name == "hf" and config.forward == "auto":
             notes.append(f"{wrapper.name}: Hugging Face's forward is used ({wrapper.why_not_own})")
+        if wrapper.why_not_native is not None and wrapper.device.type == "cpu" and wrapper.dtype == torch.float32:
+            notes.append(
+                f"{wrapper.name}: the forward in C, the fastest on a CPU, is not used ({wrapper.why_not_native})"
+            )
+    if engine.why_not_graph is not None:
+        notes.append(f"no CUDA graphs, rounds are launched operation by operation: {engine.why_not_graph}")
     if verdict is not None and verdict.kind not in ("identical", "padding"):
         notes.append(f"different vocabularies: {verdict.reason}")
     elif verdict is not None and config.vocab_method == "tli":

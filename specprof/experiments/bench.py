@@ -13,8 +13,9 @@ from specprof.data.prompts import Prompt
 from specprof.errors import SpecprofError, UsageError
 from specprof.experiments.arms import Arms, Models, compared_vocabularies, load_models, make_arms
 from specprof.experiments.config import RunConfig
+from specprof.experiments.engine import Decoder
 from specprof.experiments.executors import Failed, Job, Ready, failure_of
-from specprof.experiments.observer import Decoder, Observer, text_of
+from specprof.experiments.observer import Observer, text_of
 from specprof.experiments.run import (
     TRIAL_PROMPTS,
     EncodedPrompt,
@@ -87,14 +88,19 @@ class Bench:
         models = self._load(runs)
         refused: dict[str, Failed] = {}
         notes: dict[str, None] = {}
-        warm: set[RunConfig] = set()
+        warm: dict[RunConfig, _Cell] = {}
         for config_hash, run in job.runs.items():
             try:
-                cell, found = self._cell(run, models, job.prompts)
-                if run not in warm or run.k == "auto":
+                found: tuple[str, ...] = ()
+                if run in warm:
+                    # Another domain of the same run: what was captured and warmed up for one serves the other.
+                    cell = warm[run]
+                else:
+                    cell, found = self._cell(run, models, job.prompts)
                     some = cell.first_prompts(job.prompts, run.warmup)
                     warm_up(run, cell.arms, some, decoders=[cell.decoder])
-                    warm.add(run)
+                    if run.k != "auto":  # which learns, and of each domain for itself
+                        warm[run] = cell
             except (SpecprofError, MemoryError, RuntimeError) as error:
                 refused[config_hash] = failure_of(error)
             else:
@@ -114,6 +120,7 @@ class Bench:
             tuple(notes),
             methods,
             refused,
+            {config_hash: cell.arms.engine_used for config_hash, cell in self._cells.items()},
         )
 
     @torch.inference_mode()
@@ -155,5 +162,5 @@ class Bench:
 
 
 def _alone(baseline: RunConfig) -> RunConfig:
-    """Plain decoding as prompt lookup that proposes nothing: no second model."""
-    return dataclasses.replace(baseline, drafter="ngram")
+    """Plain decoding as a target that drafts nothing for itself: no second model."""
+    return dataclasses.replace(baseline, drafter="self")

@@ -14,7 +14,13 @@ DRAFTERS = ("model", "ngram", "layerskip", "self", "random")
 WITH_PROBABILITIES = ("model", "layerskip", "self")
 """Drafters that know how sure they are of a token."""
 VOCAB_METHODS = ("auto", "tli", "slem")
+ENGINES = ("auto", "eager", "static", "graph")
+STATIC_ENGINES = ("static", "graph")
+"""Engines whose rounds have fixed shapes and leave every decision to the device."""
+STATIC_DRAFTERS = ("model", "self")
+"""Drafters that propose without the host."""
 DEFAULT_K_MAX = 8
+NO_GRAPHS = ("CUDA graphs need a CUDA device", "--engine static runs the same path uncaptured")
 RANDOM_WEIGHTS = "random weights: the cost is real, acceptance and text mean nothing"
 
 
@@ -52,6 +58,11 @@ class RunConfig:
     device_map: str | None = None
     """``auto`` spreads each model over several GPUs."""
     forward: str = "auto"
+    engine: str = "auto"
+    """How rounds are launched: eager (operation by operation), static (fixed shapes, nothing decided by the host),
+    graph (static rounds as CUDA graphs), auto (graph on CUDA where the pair can, else eager)."""
+    compile: bool = False
+    """Fuse the operations of static rounds with torch.compile."""
     ignore_eos: bool = False
     detail: bool = False
     deterministic: bool = False
@@ -81,9 +92,10 @@ class RunConfig:
             raise UsageError(
                 f"synthetic acceptance {self.synthetic_acceptance} is not in [0, 1]", "it is a probability"
             )
-        if self.forward not in ("auto", "own", "hf"):
-            raise UsageError(f"there is no forward {self.forward!r}", "forwards: auto, own, hf")
+        if self.forward not in ("auto", "native", "own", "hf"):
+            raise UsageError(f"there is no forward {self.forward!r}", "forwards: auto, native, own, hf")
         self._check_device_map()
+        self._check_engine()
         if self.chat_template not in ("auto", "off"):
             raise UsageError(f"--chat-template {self.chat_template!r} is not a choice", "choices: auto, off")
 
@@ -94,11 +106,32 @@ class RunConfig:
             raise UsageError(f"there is no device map {self.device_map!r}", "device maps: auto")
         for given, flag, why in (
             (self.device not in (None, "cuda"), f"--device {self.device}", "which is one device"),
-            (self.forward == "own", "--forward own", "which runs on one device"),
+            (self.forward in ("native", "own"), f"--forward {self.forward}", "which runs on one device"),
             (self.random_weights, "--random-weights", "which are made on one device"),
         ):
             if given:
                 raise UsageError(f"--device-map auto excludes {flag}, {why}", f"leave out --device-map or {flag}")
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise UsageError(f"there is no engine {self.engine!r}", f"engines: {', '.join(ENGINES)}")
+        if self.engine not in STATIC_ENGINES:
+            if self.compile:
+                raise UsageError("--compile needs --engine static or graph", "name one of them, or leave it out")
+            return
+        if self.engine == "graph" and self.device is not None and not self.device.startswith("cuda"):
+            raise UsageError(*NO_GRAPHS)
+        for given, flag, why in (
+            (self.forward in ("hf", "native"), f"--forward {self.forward}", "it needs our own forward in PyTorch"),
+            (self.device_map is not None, "--device-map auto", "it needs each model on one device"),
+            (self.drafter not in STATIC_DRAFTERS, f"--drafter {self.drafter}", "that one proposes on the host"),
+            (self.draft_threshold > 0, "--draft-threshold", "all its drafts are of one length"),
+            (self.vocab_method == "slem", "--vocab-method slem", "text is matched on the host"),
+        ):
+            if given:
+                raise UsageError(
+                    f"--engine {self.engine} excludes {flag}: {why}", f"use --engine auto, or leave out {flag}"
+                )
 
     def _check_length(self) -> None:
         if self.k == "auto":

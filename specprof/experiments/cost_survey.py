@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
 
 from specprof.decoding.draft_length import EveryK
-from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
 from specprof.experiments.run import EncodedPrompt, request_for
@@ -33,14 +33,8 @@ def survey_costs(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt]
     longest = arms.speculative.length.longest
     if longest < 1:
         return None
-    lengths = EveryK(longest, config.seed)
-    decoder = SpeculativeDecoder(
-        arms.target,
-        arms.speculative.drafter,
-        lengths,
-        detail=config.detail,
-        synthetic_acceptance=config.synthetic_acceptance,
-    )
+    decoder = copy.copy(arms.speculative)  # of the same parts: what these have captured needn't be captured again
+    decoder.length = EveryK(longest, config.seed)
     deadline = time.monotonic() + SECONDS
     rounds: list[Round] = []
     met = Counter[int]()

@@ -451,6 +451,7 @@ _SETTINGS = {
     "k_max": "most tokens of K auto", "top_k": "top-k", "top_p": "top-p", "max_new_tokens": "max new tokens",
     "seed": "seed", "draft_threshold": "draft threshold", "draft_layers": "draft layers",
     "vocab_method": "vocab method", "device": "device", "device_map": "device map", "forward": "forward",
+    "engine": "engine asked for", "engine_used": "engine", "compile": "compiled",
     "ignore_eos": "ignore EOS", "detail": "detail", "deterministic": "deterministic", "chat_template": "chat template",
     "random_weights": "random weights", "scale_layers": "layers of random weights",
     "synthetic_acceptance": "synthetic acceptance", "repetitions": "repetitions", "warmup": "warm-up prompts",

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -74,6 +74,8 @@ class Ready:
     """By config_hash, how a draft of another vocabulary proposes."""
     refused: Mapping[str, Failed]
     """Cells that can't be run, by config_hash."""
+    engines: Mapping[str, str] = field(default_factory=dict)
+    """By config_hash, which engine decodes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,11 @@ from specprof.decoding.request import Request
 from specprof.errors import SpecprofError, UsageError
 from specprof.experiments.arms import Arms, load_arms
 from specprof.experiments.config import DEFAULT_K_MAX, RunConfig
+from specprof.experiments.engine import Decoder
 from specprof.experiments.executors import failure_of
 from specprof.experiments.live import ControlPage, Session
 from specprof.experiments.live_display import Display
-from specprof.experiments.observer import Decoder, Observer, text_of
+from specprof.experiments.observer import Observer, text_of
 from specprof.experiments.run import (
     RunTotals,
     choose_method,

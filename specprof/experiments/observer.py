@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,11 @@ import torch
 from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.drafters import DraftModel
 from specprof.decoding.request import Request
-from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.decoding.token_bytes import TokenBytes
+from specprof.experiments.engine import Decoder
 from specprof.profiling.energy import EnergyMeter
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
 
-Decoder = AutoregressiveDecoder | SpeculativeDecoder
 TextOf = Callable[[int], str]
 
 
@@ -36,19 +35,20 @@ class Observer:
     def events(self, decoder: Decoder, request: Request) -> Generator[Event, None, None]:
         """Decode one request; the events of the decoder, the last of them completed."""
         seen: set[int] = set()
-        num_emitted = 0
+        generated: list[int] = []
         before = self.meter.read() if self.meter else None
         for event in decoder.events(request):
             match event:
                 case Prefilled():
                     seen.add(event.first_token)
+                    generated = [event.first_token]
                 case Round():
                     seen.update(event.draft_tokens, event.emitted_tokens)
-                    num_emitted += len(event.emitted_tokens)
+                    generated.extend(event.emitted_tokens)
                 case PromptEnded():
                     joules = self.meter.since(before) if self.meter else None
                     texts = self._noted_now(seen, request.repetition)
-                    matches = draft_matches(decoder, request, num_emitted) if self.hindsight else None
+                    matches = draft_matches(decoder, request, generated) if self.hindsight else None
                     event = replace(event, energy_joules=joules, token_texts=texts, draft_matches=matches)
             yield event
 
@@ -62,14 +62,14 @@ class Observer:
 
 
 @torch.inference_mode()
-def draft_matches(decoder: Decoder, request: Request, num_tokens: int) -> tuple[bool, ...] | None:
-    """For each of the last ``num_tokens`` tokens of the text that was just decoded, whether the draft model would have
-    proposed it; None where that says nothing: sampling, acceptance that is made up, a drafter without a model."""
-    if not isinstance(decoder, SpeculativeDecoder) or not isinstance(decoder.drafter, DraftModel):
+def draft_matches(decoder: Decoder, request: Request, generated: Sequence[int]) -> tuple[bool, ...] | None:
+    """For each generated token after the first, whether the draft model would have proposed it; None where that says
+    nothing: sampling, acceptance that is made up, a drafter without a model."""
+    if isinstance(decoder, AutoregressiveDecoder) or not isinstance(decoder.drafter, DraftModel):
         return None
     if not request.sampling.greedy or decoder.synthetic_acceptance is not None:
         return None
-    return decoder.drafter.hindsight(num_tokens)
+    return decoder.drafter.hindsight([*request.prompt_ids, *generated], len(generated) - 1)
 
 
 def text_of(tokenizer: Any) -> TextOf:

@@ -175,6 +175,8 @@ def cell_config(
         device=run.device or "auto",
         drafter=run.drafter,
         forward=run.forward,
+        engine=run.engine,
+        compile=run.compile,
         random_weights=run.random_weights,
         synthetic_acceptance=run.synthetic_acceptance,
         k_max=run.longest_draft if run.k == "auto" else None,

@@ -60,6 +60,8 @@ class CellStarted:
     caveats: tuple[str, ...]
     prompt_hashes: tuple[str, ...] = ()
     """Of the prompts that are asked for; what else is there of the cell was asked for earlier."""
+    engine_used: str | None = None
+    """``eager``, ``static`` or ``graph``; None where that was not recorded."""
 
 
 class GenerationKey(NamedTuple):

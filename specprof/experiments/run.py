@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +15,12 @@ import torch
 from specprof.data.prompts import Prompt, encode
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import Sampling
+from specprof.decoding.static import StaticDecoder
 from specprof.errors import UsageError
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
-from specprof.experiments.observer import Decoder, Observer, text_of
+from specprof.experiments.engine import Decoder
+from specprof.experiments.observer import Observer, text_of
 from specprof.experiments.tie import diagnose
 from specprof.models.linear import MAX_MEASURED_WIDTH
 from specprof.models.loader import quiet_transformers
@@ -122,6 +126,7 @@ def run_details(
     """What the first line of a run says of what was asked for and loaded."""
     return config.to_dict() | {
         "models": arms.describe(config.pair),
+        **arms.describe_engine(),
         "load_peak_memory_bytes": arms.load_peak_bytes,
         "vocabulary": None if arms.vocabulary is None else arms.vocabulary.to_dict(),
         "vocab_method": arms.vocab_method,
@@ -271,6 +276,7 @@ def warm_up(
         UnavailableError: a model's logits are not numbers.
     """
     warm_shapes(arms)
+    prepare_rounds(config, arms, prompts, decoders or _order(config, arms, 0))
     tick()
     # K auto tries every K in its first rounds, which takes more of them.
     length = max(WARMUP_TOKENS, config.max_new_tokens) if config.k == "auto" else WARMUP_TOKENS
@@ -278,6 +284,20 @@ def warm_up(
         for decoder in decoders or _order(config, arms, 0):
             _decode(config, arms, decoder, prompt, -1, length)
             tick()
+
+
+def prepare_rounds(
+    config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt], decoders: Sequence[Decoder]
+) -> None:
+    """On the static path, make the rounds of every slab length that the prompts take: captured, or compiled, once."""
+    for prompt, decoder in itertools.product(prompts, decoders):
+        if isinstance(decoder, StaticDecoder):
+            events = decoder.events(request_for(config, arms, prompt, -1))
+            assert isinstance(events, Generator)
+            with contextlib.closing(events):  # and leave it there
+                next((event for event in events if isinstance(event, Round)), None)
+    if arms.why_not_captured is not None:
+        LOG.warning("no CUDA graphs: %s; rounds go on uncaptured", arms.why_not_captured)
 
 
 def _decode(

@@ -63,6 +63,7 @@ class Asked:
     draft_layers: int | None = None
     vocab_method: str | None = None
     models: dict[str, Any] = field(default_factory=dict)
+    engine_used: str = "eager"
     caveats: tuple[str, ...] = ()
     command: str | None = None
 
@@ -113,7 +114,8 @@ class FinishedRun:
     def subtitle(self) -> str | None:
         target = mapping(self.asked.models.get("target"))
         what = f"{target['model']} on {target.get('device')}, {target.get('dtype')}" if "model" in target else None
-        return "; ".join(filter(None, (what, *self.asked.caveats))) or None
+        engine = None if self.asked.engine_used == "eager" else f"{self.asked.engine_used} engine"
+        return "; ".join(filter(None, (", ".join(filter(None, (what, engine))), *self.asked.caveats))) or None
 
 
 def read_run(path: Path) -> FinishedRun:

@@ -172,7 +172,8 @@ class Sweep:
             return not isinstance(ready, Died)
         self._describe(ready)
         for config_hash, cell in cells.items():
-            self._start(cell, ready.machine_class, ready.models, ready.vocab_methods.get(config_hash))
+            method, engine = ready.vocab_methods.get(config_hash), ready.engines.get(config_hash)
+            self._start(cell, ready.machine_class, ready.models, method, engine)
             if config_hash in ready.refused:
                 self._fail([cell], ready.machine_class, ready.refused[config_hash])
         return all(
@@ -225,7 +226,14 @@ class Sweep:
             for note in ready.notes:
                 self.watch.note(f"note: {note}")
 
-    def _start(self, cell: Cell, machine_class: str, models: Mapping[str, Any], vocab_method: str | None) -> None:
+    def _start(
+        self,
+        cell: Cell,
+        machine_class: str,
+        models: Mapping[str, Any],
+        vocab_method: str | None = None,
+        engine: str | None = None,
+    ) -> None:
         with self._lock:
             before = self.store.contents.cells.get((cell.config_hash, machine_class))
             if not models and before is not None:
@@ -242,6 +250,7 @@ class Sweep:
                     cell.run.repetitions,
                     cell.run.caveats,
                     tuple(map(prompt_hash, cell.prompts)),
+                    engine,
                 )
             )
 
@@ -281,7 +290,7 @@ class Sweep:
     def _fail_to_load(self, cells: Sequence[Cell], machine_class: str, why: Failed | Died) -> None:
         tried = [cell for cell in cells if self.remaining.is_open(cell)]
         for cell in tried:
-            self._start(cell, machine_class, {}, None)
+            self._start(cell, machine_class, {})
         if tried:
             self._fail(tried, machine_class, why)
 
@@ -293,7 +302,7 @@ class Sweep:
                 larger = self.remaining.larger(task.cell)
                 for cell in larger:
                     if (cell.config_hash, machine_class) not in self.store.contents.cells:
-                        self._start(cell, machine_class, {}, None)
+                        self._start(cell, machine_class, {})
                 message = f"K = {task.cell.run.k} ran out of memory, and more drafted tokens need more"
                 self._write_off(larger, machine_class, "skipped", message, None, None)
             self.store.sync()

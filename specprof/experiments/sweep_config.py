@@ -132,7 +132,9 @@ class SweepConfig(BaseModel):
     """Of both models; None: what each pair names."""
     device: str | None = None
     device_map: str | None = None
-    forward: Literal["auto", "own", "hf"] = "auto"
+    forward: Literal["auto", "native", "own", "hf"] = "auto"
+    engine: Literal["auto", "eager", "static", "graph"] = "auto"
+    compile: bool = False
     ignore_eos: bool = False
     detail: bool = False
     deterministic: bool = False

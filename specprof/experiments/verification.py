@@ -15,7 +15,7 @@ import numpy as np
 from specprof.decoding.sampling import Sampling
 from specprof.experiments.arms import Arms
 from specprof.experiments.config import RunConfig
-from specprof.experiments.observer import Decoder
+from specprof.experiments.engine import Decoder
 from specprof.experiments.run import EncodedPrompt, request_for
 from specprof.experiments.tie import diagnose
 from specprof.experiments.token_laws import (
@@ -133,7 +133,7 @@ def _verify_arm(
         generations.append(_generate(config, arms, decoder, prompt, repetition))
         tick()
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    drafter = arms.speculative.drafter
+    drafter = arms.drafter
     width = arms.speculative.length.longest + 1 if speculates else 1
     rounding = RoundingSample(arms.target, drafter, sampling, width)
     for generation in generations:

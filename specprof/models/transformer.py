@@ -135,6 +135,11 @@ class OwnForward(ABC):
     layers: Sequence[Any]
     linear: LinearChoice
 
+    @property
+    def in_pytorch(self) -> OwnForward:
+        """The same in PyTorch's operations."""
+        return self
+
     def new_slab(self, capacity: int) -> Slab:
         return Slab.uniform(
             len(self.layers),

@@ -218,6 +218,11 @@ class ModelWrapper:
         return self._forward.name
 
     @property
+    def own_forward(self) -> transformer.OwnForward | None:
+        """Our forward in PyTorch's operations, which the one in C stands on too; None where there is none."""
+        return self._forward.in_pytorch if isinstance(self._forward, transformer.OwnForward) else None
+
+    @property
     def linear_forms(self) -> dict[int, str]:
         """The matrix product chosen for each width so far (own forward, CPU)."""
         choice = getattr(self._forward, "linear", None)

@@ -204,6 +204,8 @@ class BenchmarkConfig:
     chat_template: str = "auto"
     scale_layers: int | None = None
     device_map: str | None = None
+    engine: str = "auto"
+    compile: bool = False
     target_model_id: str | None = None
     """Which models, and in which types; None: what the name of a registered pair says."""
     draft_model_id: str | None = None

@@ -58,7 +58,7 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    int32_t gpt2, num_layers, hidden, heads, kv_heads, head_dim, intermediate, vocab;
+    int32_t gpt2, num_layers, hidden, heads, kv_heads, head_dim, intermediate, vocab, context;
     float eps, scale;
     const float *embedding; /* [vocab, hidden] */
     const float *positions; /* GPT-2: [context, hidden] */
@@ -299,6 +299,18 @@ typedef struct {
     int from, to; /* keys it sees */
 } Row;
 
+static inline ivec lane_numbers(void) {
+    ivec lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    return lane;
+}
+
+/* Which of the keys j, j + 1, ... it does. */
+static inline ivec seen_by(const Row *row, int j) {
+    const ivec place = lane_numbers() + j;
+    return (place < row->to) & (place >= row->from);
+}
+
 /* Softmax(q k / sqrt(d)) v of up to TILE rows over the keys and values of one head. A key's place among the lanes is
    its position's, whatever the other rows see. dim is a constant after inlining. */
 static inline __attribute__((always_inline)) void attend(
@@ -309,9 +321,6 @@ static inline __attribute__((always_inline)) void attend(
         to = rows[r].to > to ? rows[r].to : to;
     }
     from -= from % LANES;
-    ivec lane;
-    for (int i = 0; i < LANES; i++) lane[i] = i;
-
     for (int j = from; j < to; j += LANES) {
         const float *k = keys + (int64_t)j * dim;
         for (int r = 0; r < num_rows; r++) {
@@ -324,8 +333,7 @@ static inline __attribute__((always_inline)) void attend(
         float *scores = rows[r].scores;
         vec most = broadcast(-INFINITY), total = broadcast(0);
         for (int j = from; j < end; j += LANES) {
-            ivec seen = (lane + j < end) & (lane + j >= rows[r].from);
-            vec s = choose(seen, load(scores + j), broadcast(-INFINITY));
+            vec s = choose(seen_by(rows + r, j), load(scores + j), broadcast(-INFINITY));
             store(scores + j, s);
             most = choose(s > most, s, most);
         }
@@ -333,7 +341,7 @@ static inline __attribute__((always_inline)) void attend(
         for (int i = 1; i < LANES; i++) highest = most[i] > highest ? most[i] : highest;
         for (int j = from; j < end; j += LANES) {
             vec s = load(scores + j);
-            vec e = choose(s > broadcast(-INFINITY), exponential(s - highest), broadcast(0));
+            vec e = choose(seen_by(rows + r, j), exponential(s - highest), broadcast(0));
             total += e;
             store(scores + j, e);
         }
@@ -384,8 +392,10 @@ static void share(int64_t total, int thread, int threads, int *begin, int *end) 
    slab: [2, num_layers, kv_heads, capacity, head_dim], keys and values.
    cos, sin: rows of the tables for `start` on, [width, head_dim]; NULL for GPT-2.
    logits: [num_logits, rows of the head] after the last num_logits tokens, or NULL.
-   The states after the last layer are left in m->x. */
-static void pass(
+   The states after the last layer are left in m->x.
+
+   Never inlined: there is one copy of it, so one way to round. */
+static __attribute__((noinline)) void pass(
     const Model *m, int thread, int threads, const int64_t *ids, int width, int start, int first, int last, float *slab,
     int64_t capacity, const float *cos, const float *sin, float *logits, int num_logits) {
     const int hidden = m->hidden, dim = m->head_dim, heads = m->heads, kv = m->kv_heads, inner = m->intermediate;
@@ -496,26 +506,47 @@ static int known(const Model *m, const int64_t *ids, int width) {
     return 1;
 }
 
-/* One pass; see there. Returns 0, or 1 if a token is none of the vocabulary and nothing was done. */
+enum { DONE = 0, UNKNOWN_TOKEN = 1, NO_ROOM = 2 };
+
+/* Whether what a call was asked for lies within the tables and the slab. */
+static int32_t checked(const Model *m, const int64_t *ids, int width, int start, int end, const float *slab, int64_t capacity) {
+    if (width < 1 || width > MAX_WIDTH || start < 0) return NO_ROOM;
+    if (slab && (end > capacity || end > m->context)) return NO_ROOM;
+    return ids && !known(m, ids, width) ? UNKNOWN_TOKEN : DONE;
+}
+
+/* One pass; see there. Returns DONE, or why nothing was done. */
 int32_t native_forward(
     const Model *m, const int64_t *ids, int32_t width, int32_t start, int32_t first, int32_t last, float *slab,
     int64_t capacity, const float *cos, const float *sin, float *logits, int32_t num_logits) {
-    if (ids && !known(m, ids, width)) return 1;
+    const int32_t problem = checked(m, ids, width, start, start + width, slab, capacity);
+    if (problem) return problem;
 #pragma omp parallel num_threads(m->num_threads)
     pass(m, THREAD, THREADS, ids, width, start, first, last, slab, capacity, cos, sin, logits, num_logits);
     return 0;
 }
 
-/* The first of the largest. */
+/* The first of the largest; the first that is no number where there is one, as in PyTorch. */
 static int64_t largest(const float *x, int n) {
     vec most = broadcast(-INFINITY);
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) most = choose(load(x + i) > most, load(x + i), most);
+    ivec odd = {0};
+    int i = 0, odds = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vec v = load(x + i);
+        most = choose(v > most, v, most);
+        odd |= v != v;
+    }
     float highest = most[0];
-    for (int j = 1; j < LANES; j++) highest = most[j] > highest ? most[j] : highest;
-    for (; i < n; i++) highest = x[i] > highest ? x[i] : highest;
+    for (int j = 0; j < LANES; j++) {
+        highest = most[j] > highest ? most[j] : highest;
+        odds |= odd[j];
+    }
+    for (; i < n; i++) {
+        highest = x[i] > highest ? x[i] : highest;
+        odds |= x[i] != x[i];
+    }
     for (i = 0; i < n; i++)
-        if (x[i] == highest) return i;
+        if (odds ? x[i] != x[i] : x[i] == highest) return i;
     return 0;
 }
 
@@ -526,7 +557,8 @@ static int64_t largest(const float *x, int n) {
 int32_t native_greedy(
     const Model *m, const int64_t *ids, int32_t width, int32_t start, float *slab, int64_t capacity, const float *cos,
     const float *sin, float *logits, int32_t steps, int64_t *chosen) {
-    if (!known(m, ids, width)) return 1;
+    const int32_t problem = checked(m, ids, width, start, start + width + steps - 1, slab, capacity);
+    if (problem) return problem;
 #pragma omp parallel num_threads(m->num_threads)
     for (int i = 0; i < steps; i++) {
         const int before = i ? width + i - 1 : 0; /* tokens taken in by earlier steps */

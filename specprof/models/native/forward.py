@@ -1,8 +1,8 @@
-"""Our forward as one call into C: a model in float32 on a CPU, a few tokens a pass.
+"""Our forward as one call into C: a model in float32 on a CPU.
 
 Between two products of a small model PyTorch spends more time on finding the next operation than on the
 product. ``forward.c`` runs all layers in one call, and reads weights in 16 bits where the checkpoint had no
-more: the same numbers, half the bytes. Long passes (prefill) are PyTorch's, which multiplies many rows well.
+more: the same numbers, half the bytes. Long prompts are PyTorch's, which multiplies many rows well.
 
 The logits of a token depend on neither the tokens beside it in a pass nor the number of threads: speculative
 and plain decoding see the same bits.
@@ -26,6 +26,12 @@ from specprof.models.rows import NextRows, Rows
 from specprof.models.transformer import EarlyStates, GPT2Forward, GPT2Layer, LlamaForward, LlamaLayer, OwnForward
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_ENDLESS = 2**31 - 1
+"""Positions, where no table of them ends."""
+_UNKNOWN_TOKEN = 1
+"""What ``forward.c`` returns; 0 if all went well."""
+_LONGEST = 512
+"""Tokens to a call: from here on the two are equally fast, and other machines' libraries may be faster."""
 _SAME = 1e-3
 """Of the largest logit: more than rounding makes of two orders of summation, less than any mistake."""
 _SAMPLE = 17
@@ -57,7 +63,10 @@ class _Model(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int32)
-            for name in ("gpt2", "num_layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab")
+            for name in (
+                *("gpt2", "num_layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"),
+                "context",
+            )
         ),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
@@ -91,10 +100,12 @@ def unsupported(own: OwnForward) -> str | None:
     """Why this model is not one for C, whatever the machine has; None if it is."""
     if own.embedding.device.type != "cpu":
         return "the model is not on the CPU"
-    if own.embedding.dtype != torch.float32:
-        return "it computes in float32"
-    if not isinstance(own, LlamaForward | GPT2Forward) or not all(isinstance(m, Tensor) for m in _all_matrices(own)):
+    matrices = _all_matrices(own)
+    if not isinstance(own, LlamaForward | GPT2Forward) or not all(isinstance(m, Tensor) for m in matrices):
         return "the weights are quantised"
+    other = next((m.dtype for m in (own.embedding, *matrices) if m.dtype != torch.float32), None)
+    if other is not None:
+        return f"it computes in float32, and the weights are {str(other).removeprefix('torch.')}"
     return None
 
 
@@ -116,6 +127,11 @@ def _matrices(layer: LlamaLayer | GPT2Layer) -> tuple[Matrix, Matrix, Matrix, Ma
     return layer.qkv, layer.out, layer.up if isinstance(layer, GPT2Layer) else layer.gate_up, layer.down
 
 
+def _plain(ids: Tensor) -> Tensor:
+    """As ``forward.c`` reads them."""
+    return ids if ids.dtype == torch.long and ids.is_contiguous() else ids.long().contiguous()
+
+
 def narrowest(weight: Tensor) -> torch.dtype:
     """The smallest type that holds every number of a float32 tensor as it is."""
     for dtype in (torch.float16, torch.bfloat16):
@@ -127,8 +143,8 @@ def narrowest(weight: Tensor) -> torch.dtype:
 class NativeForward(OwnForward):
     """:class:`LlamaForward` or :class:`GPT2Forward` in C.
 
-    Keeps a second copy of the weights, laid out for it, beside those of ``own``, which runs the long passes.
-    Not for two threads at once: a pass works in buffers of the model's.
+    Keeps a second copy of the weights, laid out for it, beside those of ``own``, which runs the long passes:
+    what is changed in those later, it doesn't see. Not for two threads at once: a pass works in buffers of the model's.
     """
 
     name = "native"
@@ -160,6 +176,7 @@ class NativeForward(OwnForward):
             head_dim=self.head_dim,
             intermediate=inner,
             vocab=self.vocab,
+            context=own.positions.shape[0] if isinstance(own, GPT2Forward) else _ENDLESS,
             eps=own.eps,
             scale=own.scale,
             embedding=self._at(own.embedding),
@@ -175,6 +192,7 @@ class NativeForward(OwnForward):
         )
 
     def _layer(self, layer: LlamaLayer | GPT2Layer) -> _Layer:
+        norms: tuple[Tensor | None, ...]
         if isinstance(layer, GPT2Layer):
             norms, window = (*layer.norm1, *layer.norm2, None, None), 0
             biases = (layer.qkv_bias, layer.out_bias, layer.up_bias, layer.down_bias)
@@ -205,6 +223,10 @@ class NativeForward(OwnForward):
             packed[whole, :, : rows - whole * lanes] = weight[whole * lanes :].t()
         return _Matrix(blocks * lanes, cols, _KINDS[dtype], self._at(packed), self._at(bias))
 
+    @property
+    def in_pytorch(self) -> OwnForward:
+        return self.own
+
     def new_slab(self, capacity: int) -> Slab:
         return self.own.new_slab(capacity)
 
@@ -212,26 +234,36 @@ class NativeForward(OwnForward):
         if early is not None:
             return super().__call__(ids, cache, num_logits, early)
         width = ids.shape[0]
-        if width > self._library.max_width:
+        if not 0 < width <= _LONGEST:
             return self.own(ids, cache, num_logits)
-        logits = torch.empty(num_logits, self._model.head.rows)
+        ids = _plain(ids)
+        logits = torch.empty(min(num_logits, width), self._model.head.rows)
+        unread = width - logits.shape[0]  # tokens before the first whose logits are wanted
+        for first in range(0, width, self._library.max_width):
+            part = ids[first : first + self._library.max_width]
+            wanted = logits[max(0, first - unread) : max(0, first - unread + part.shape[0])]
+            self._append(part, cache, wanted if len(wanted) else None)
+        return logits[:, : self.vocab]
+
+    def _append(self, ids: Tensor, cache: KVCache, logits: Tensor | None) -> None:
+        width = ids.shape[0]
         threads = self._threads.get(width)
         if threads is None:
             threads = self._threads[width] = self._fastest(ids, cache, logits)
         self._pass(ids, width, cache.slab, cache.length, 0, len(self.layers), logits, threads)
         cache.length += width
-        return logits[:, : self.vocab]
 
     def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
         width = ids.shape[0]
         if width > self._library.max_width or 1 not in self._threads:
             return super().greedy(ids, cache, steps)
+        ids = _plain(ids)
         start, slab = cache.length, cache.slab
         chosen, logits = torch.empty(steps, dtype=torch.long), torch.empty(self._model.head.rows)
         self._prepare(slab, self._threads[1])
         cos, sin = self._rope(start, start + width + steps - 1)
         assert slab.stacked is not None
-        unknown = self._library.greedy(
+        problem = self._library.greedy(
             ctypes.addressof(self._model),
             ids.data_ptr(),
             width,
@@ -244,7 +276,7 @@ class NativeForward(OwnForward):
             steps,
             chosen.data_ptr(),
         )
-        self._check(unknown, ids)
+        self._check(problem, ids, slab)
         cache.length = start + width + steps - 1
         return chosen
 
@@ -288,7 +320,7 @@ class NativeForward(OwnForward):
         entries = None if slab is None else slab.stacked
         self._prepare(slab, threads)
         cos, sin = self._rope(start, start + width)
-        unknown = self._library.forward(
+        problem = self._library.forward(
             ctypes.addressof(self._model),
             None if ids is None else ids.data_ptr(),
             width,
@@ -302,11 +334,14 @@ class NativeForward(OwnForward):
             None if logits is None else logits.data_ptr(),
             0 if logits is None else logits.shape[0],
         )
-        self._check(unknown, ids)
+        self._check(problem, ids, slab)
 
-    def _check(self, unknown: int, ids: Tensor | None) -> None:
-        if unknown:
+    def _check(self, problem: int, ids: Tensor | None, slab: Slab | None) -> None:
+        if problem == _UNKNOWN_TOKEN:
             raise IndexError(f"of the tokens {ids} one is not in the vocabulary of {self.vocab}")
+        if problem:
+            entries = 0 if slab is None else slab.capacity
+            raise IndexError(f"the tokens don't fit a cache of {entries} and a context of {self._model.context}")
 
     def _rope(self, start: int, end: int) -> tuple[int | None, int | None]:
         """Where the rotations of position ``start`` lie."""
@@ -330,7 +365,7 @@ class NativeForward(OwnForward):
         self._scratch = torch.empty(self._most_threads, states + self._library.tile * floats)
         self._model.scratch, self._model.scores_floats = self._scratch.data_ptr(), floats
 
-    def _fastest(self, ids: Tensor, cache: KVCache, logits: Tensor) -> int:
+    def _fastest(self, ids: Tensor, cache: KVCache, logits: Tensor | None) -> int:
         """One thread or all: a small model's operations are over before a second thread has joined in.
 
         Not some number between: threads that are done without are ended, and made again for the other model.

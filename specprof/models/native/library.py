@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -56,7 +59,12 @@ def library() -> Library | str:
     source = resources.files("specprof.models.native").joinpath("forward.c").read_bytes()
     problem = ""
     for flags in _ATTEMPTS:
-        built = _build(source, (*compiler, *_FLAGS, *flags))
+        try:
+            built = _build(source, (*compiler, *_FLAGS, *flags))
+        except subprocess.TimeoutExpired as error:
+            return f"{compiler[0]} took more than {error.timeout:g} s over it"
+        except (OSError, AttributeError) as error:
+            built = f"the compiled code can't be used: {error}"
         if isinstance(built, Library):
             return built
         problem = problem or built
@@ -75,33 +83,60 @@ def _compiler() -> tuple[str, ...] | None:
 def _build(source: bytes, command: tuple[str, ...]) -> Library | str:
     """The library from the user's cache, else compiled into it; or what went wrong."""
     # A home may be shared by machines of several kinds, and code made for one can kill a process on another.
-    origin = repr((source, command, _version(command[0]), platform.machine(), _instruction_sets()))
-    name = f"native-{hashlib.sha256(origin.encode()).hexdigest()[:16]}.so"
-    kept = Path(platformdirs.user_cache_dir("specprof")) / name
-    try:
-        if _is_own(kept):
+    version = _run((*command, "--version"), COMPILE_SECONDS).stdout
+    origin = _digest(repr((source, command, version, platform.machine(), _instruction_sets())).encode())
+    folder = Path(platformdirs.user_cache_dir("specprof")) / "native"
+    for kept in _kept(folder, origin):
+        with contextlib.suppress(OSError):  # on a disk where nothing may be run
             return _load(kept)
-        with tempfile.TemporaryDirectory(prefix="specprof-") as work:
-            made = Path(work) / name
-            problem = _compile(source, (*command, "-o", str(made)), Path(work))
-            return problem or _load(_keep(made, kept))
-    except (OSError, AttributeError) as error:
-        return f"the compiled code can't be used: {error}"
+    with tempfile.TemporaryDirectory(prefix="specprof-") as work:
+        made = Path(work) / "forward.so"
+        problem = _compile(source, (*command, "-o", str(made)), Path(work))
+        if problem is not None:
+            return problem
+        _keep(made, folder, origin)
+        try:
+            return _load(made)
+        except OSError:  # or it is the temporary files' disk where nothing may be run
+            return _load(next(_kept(folder, origin), made))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _name(origin: str, content: bytes) -> str:
+    return f"native-{origin}-{_digest(content)}.so"
+
+
+def _kept(folder: Path, origin: str) -> Iterator[Path]:
+    """What is in the cache, whole, and could have been written by nobody else."""
+    if _is_own(folder):
+        # Loading a file that was cut short kills the process: its name says what it has to hold.
+        yield from (path for path in sorted(folder.glob(f"native-{origin}-*.so")) if _is_whole(path, origin))
+
+
+def _is_whole(path: Path, origin: str) -> bool:
+    try:
+        return _is_own(path) and path.name == _name(origin, path.read_bytes())
+    except OSError:
+        return False
 
 
 def _is_own(path: Path) -> bool:
-    """What somebody else can write is not run."""
+    """What somebody else can write is not run; a link can be written by everybody, as far as this goes."""
     try:
-        found = path.stat()
+        found = path.lstat()
     except OSError:
         return False
     return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
-def _keep(made: Path, kept: Path) -> Path:
-    """Move it into the cache, whole or not at all; where that can't be written it serves this process only."""
-    try:
-        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _keep(made: Path, folder: Path, origin: str) -> None:
+    """Copy it into the cache, whole or not at all; where that can't be written it serves this process only."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = folder / _name(origin, made.read_bytes())
         beside = kept.with_name(f".{kept.name}.{os.getpid()}")
         try:
             shutil.copyfile(made, beside)
@@ -109,29 +144,43 @@ def _keep(made: Path, kept: Path) -> Path:
             beside.replace(kept)
         finally:
             beside.unlink(missing_ok=True)
-    except OSError:
-        return made
-    return kept
 
 
 def _compile(source: bytes, command: tuple[str, ...], work: Path) -> str | None:
     """What went wrong, if something did."""
     code = work / "forward.c"
     code.write_bytes(source)
-    command = (*command, str(code), "-lm")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return f"{command[0]} took more than {COMPILE_SECONDS} s over it"
+    done = _run((*command, str(code), "-lm"), COMPILE_SECONDS)
     if done.returncode == 0:
         return None
     errors = [line for line in done.stderr.splitlines() if "error" in line] or ["it gave no reason"]
     return f"{command[0]} refused the code: {errors[0].strip()}"
 
 
-def _version(compiler: str) -> str:
-    done = subprocess.run((compiler, "--version"), capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
-    return done.stdout
+def _run(command: tuple[str, ...], seconds: float) -> subprocess.CompletedProcess[str]:
+    """``subprocess.run``, but what takes too long is ended with all that it has started.
+
+    Raises:
+        TimeoutExpired: it took longer.
+        OSError: it can't be run.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C"},
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _instruction_sets() -> str:

@@ -1,0 +1,175 @@
+"""What generations on the static path go through one after another: state on the device, rounds made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specprof.decoding.capture import Graphs, Step, warm_up
+from specprof.decoding.drafters import DraftModel
+from specprof.decoding.judge import Verdict
+from specprof.decoding.request import Request
+from specprof.decoding.sampling import draw, probabilities
+from specprof.decoding.static_round import DeviceText, Manner, Readings, StaticRound
+from specprof.decoding.translation import SharedVocabulary
+from specprof.errors import ResourceError
+from specprof.models.kv_cache import KVCache
+from specprof.models.static_forward import StaticForward
+from specprof.models.wrapper import ModelWrapper
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What all lanes of a decoder have in common."""
+
+    target: ModelWrapper
+    drafter: DraftModel | None
+    target_forward: StaticForward
+    draft_forward: StaticForward | None
+    padding: int
+    """Rows of a plain step where there is no drafter."""
+    graphs: Graphs | None
+    """Where to capture; None: nothing is captured."""
+    must_capture: bool
+    """Whether a capture that fails is an error; otherwise its step runs as it is."""
+    compiles: bool
+
+    @property
+    def captures(self) -> bool:
+        return self.graphs is not None and self.graphs.failure is None
+
+
+class Lane:
+    """A generation at a time, of any length that fits the slabs.
+
+    Args:
+        engine: whose.
+        bucket: slab entries.
+        widest: rows of the widest verify pass.
+    """
+
+    def __init__(self, engine: Engine, bucket: int, widest: int) -> None:
+        self._engine = engine
+        self._device_text = DeviceText(
+            engine.target_forward, engine.draft_forward, bucket, widest, engine.target.vocab_size
+        )
+        self._readings = Readings(self._device_text)
+        self._manner: Manner | None = None
+        self.phases: dict[int, tuple[Step, Step, Step]] = {}
+        """By K: draft, verify, decide."""
+        self.rounds: dict[int, Step] = {}
+        """By K: all of it as one."""
+        self.text: list[int] = []
+        """Prompt and tokens."""
+        self._drafted_from = 0
+        """Entries of the draft's slab that are the text's, at least."""
+
+    def follow(self, request: Request, manner: Manner) -> None:
+        """Make ready for a request."""
+        if manner != self._manner:
+            self._manner = manner
+            self.phases.clear()
+            self.rounds.clear()
+        self._device_text.forget()
+        self._device_text.seed(request)
+        self._readings.discard()
+
+    def prefill_draft(self, request: Request) -> None:
+        """Run the prompt through the draft, if there is one."""
+        drafter, slab = self._engine.drafter, self._device_text.draft_slab
+        if drafter is not None and slab is not None:
+            self._extend_draft(drafter, request.prompt_ids, KVCache(slab))
+            self._drafted_from = len(request.prompt_ids)
+
+    def prefill_target(self, request: Request) -> Tensor:
+        """Run the prompt through the target; logits ``[1, vocab]`` after it."""
+        ids = torch.tensor(request.prompt_ids, device=self._device_text.device)
+        return self._engine.target.extend(ids, KVCache(self._device_text.target_slab))
+
+    def begin(self, request: Request, logits: Tensor) -> int:
+        """Choose the first token; the text begins."""
+        text = self._device_text
+        if request.sampling.greedy:
+            token = int(logits.argmax(-1).item())
+        else:
+            token = int(draw(probabilities(logits, request.sampling), text.generators[0]).item())
+        text.begin(request.prompt_ids, token)
+        self.text = [*request.prompt_ids, token]
+        return token
+
+    def catch_up(self, k: int) -> None:
+        """Before ``k`` tokens are drafted: run the draft over what was emitted in rounds that drafted none.
+
+        The round itself takes in the last two tokens.
+        """
+        drafter, slab = self._engine.drafter, self._device_text.draft_slab
+        missed = self.text[self._drafted_from : -2]
+        if k and missed and drafter is not None and slab is not None:
+            self._extend_draft(drafter, missed, KVCache(slab, self._drafted_from))
+
+    def send(self, k: int) -> None:
+        """Have the result of the round just launched copied to the host."""
+        assert self._manner is not None
+        self._readings.send(self._manner, k)
+
+    def receive(self, k: int) -> Verdict:
+        """Wait for the oldest result that was sent."""
+        assert self._manner is not None
+        return self._readings.receive(self._manner, k)
+
+    def emit(self, request: Request, verdict: Verdict, k: int, room: int) -> Sequence[int]:
+        """What a round adds to the text: up to ``room`` tokens, up to the end of the text."""
+        emitted = request.until_stop((*verdict.draft_tokens[: verdict.num_accepted], verdict.next_token))[:room]
+        self.text += emitted
+        if k:
+            self._drafted_from = len(self.text) - 2
+        return emitted
+
+    def make_phases(self, k: int) -> None:
+        """Capture the phases of rounds that draft ``k`` tokens, or compile what they run, or simply name them."""
+        round = self._round(k)
+        drafting = (round.draft,) if k else ()  # of nothing there is nothing to capture
+        *draft, verify, decide = self._made(*drafting, round.verify, round.decide)
+        self.phases[k] = (draft[0] if draft else round.draft, verify, decide)
+
+    def make_round(self, k: int) -> None:
+        """The same for the whole round as one step."""
+        (self.rounds[k],) = self._made(self._round(k).whole)
+
+    def _round(self, k: int) -> StaticRound:
+        engine = self._engine
+        assert self._manner is not None
+        width = engine.padding if engine.drafter is None else k + 1
+        vocabulary, draft_size = None, 0
+        if engine.drafter is not None:
+            assert isinstance(engine.drafter.translation, SharedVocabulary)
+            vocabulary, draft_size = engine.drafter.translation, engine.drafter.model.vocab_size
+        return StaticRound(self._device_text, k, width, self._manner, vocabulary, draft_size)
+
+    def _made(self, *steps: Step) -> tuple[Step, ...]:
+        engine, text = self._engine, self._device_text
+        if engine.graphs is not None and engine.captures:
+            states, last = [generator.get_state() for generator in text.generators], text.last.clone()
+            try:
+                return tuple([engine.graphs.capture(step, text.generators, (text.last,)) for step in steps])
+            except ResourceError:
+                if engine.must_capture:
+                    raise
+                # From here on steps run as they are. Generators are in the hands of the graphs there are: others go
+                # on from where they were.
+                self.phases.clear()
+                self.rounds.clear()
+                text.last.copy_(last)
+                text.renew_generators(states)
+        if engine.compiles:
+            for step in steps:
+                warm_up(step, text.generators, (text.last,))
+        return steps
+
+    @staticmethod
+    def _extend_draft(drafter: DraftModel, tokens: Sequence[int], cache: KVCache) -> None:
+        ids = torch.tensor(drafter.translation.context(tokens), device=drafter.model.device)
+        drafter.model.extend(ids, cache)
