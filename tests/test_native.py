@@ -169,11 +169,24 @@ def test_after_a_prefill_by_pytorch(name: str, context: int, found: Library) -> 
 
 
 @torch.inference_mode()
-def test_wide_passes_are_pytorchs(found: Library) -> None:
-    ids = tokens(17)
-    forward = in_c(own("llama"), found)
-    same(logits_of(forward, ids, [17]), logits_of(own("llama"), ids, [17]))
-    assert logits_of(forward, ids, [16, 1]).shape == (17, VOCAB)
+@pytest.mark.parametrize("width", [17, 32, 41])
+def test_prompts_are_taken_in_pieces(width: int, found: Library) -> None:
+    forward, ids = in_c(own("llama"), found), tokens(width)
+    expected = logits_of(forward, ids, [1] * width)
+    same(logits_of(forward, ids, [width]), expected)
+    for num_logits in (1, 9, 10, width - 1, width):
+        cache = KVCache(forward.new_slab(width))
+        same(forward(ids, cache, num_logits), expected[-num_logits:])
+        assert cache.length == width
+
+
+@torch.inference_mode()
+def test_long_prompts_are_pytorchs(found: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_LONGEST", 20)
+    ids, forward = tokens(21), in_c(own("llama"), found)
+    same(logits_of(forward, ids, [21]), logits_of(own("llama"), ids, [21]))
+    with pytest.raises(AssertionError):
+        same(logits_of(forward, ids, [20, 1]), logits_of(own("llama"), ids, [20, 1]))
 
 
 @torch.inference_mode()

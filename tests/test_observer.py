@@ -204,14 +204,15 @@ def test_prefill_and_rounds_are_the_time_that_passed(arm: int) -> None:
     """By a clock around the decoder. A machine with other things to do may spoil a try, not all of them."""
     decoder = arms()[arm]
     long = request_for(quick(), loaded(), encoded(quick())[0], 0, max_new_tokens=60)
-    shares = []
+    outside = []
     for _ in range(12):
         begin = time.perf_counter()
         events = list(decoder.events(long))
         passed = time.perf_counter() - begin
         told = sum(event.seconds for event in events if isinstance(event, Prefilled | Round))
         assert told <= passed
-        shares.append(told / passed)
-        if shares[-1] >= 0.98:
+        # Making caches and events, and reading how much memory there is, belong to no phase.
+        outside.append(passed - told - 1e-3)
+        if outside[-1] <= 30e-6 * len(events):
             return
-    pytest.fail(f"phases are at most {max(shares):.1%} of the time that passed")
+    pytest.fail(f"of each round at least {min(outside) / len(events) * 1e6:.0f} us belong to no phase")
