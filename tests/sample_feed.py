@@ -214,6 +214,8 @@ def _config(
         "ignore_eos": False,
         "detail": detail,
         "deterministic": False,
+        "engine": "auto",
+        "compile": False,
         "chat_template": "auto",
         "random_weights": False,
         "scale_layers": None,
@@ -232,6 +234,7 @@ def _config(
                 "device": "cpu",
                 "forward": "own",
                 "why_not_own": None,
+                "why_not_native": None,
             }
             for role, parameters in (("target", 7_278_848), ("draft", 713_088))
         },

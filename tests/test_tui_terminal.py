@@ -78,7 +78,7 @@ def test_keys_and_sizes(opened: Open, run: str) -> None:
     screen.press("b")
     screen.until("Plain decoding", without="Speculative decoding")
     screen.press("b")
-    screen.until("Speculative decoding", "accepted")
+    screen.until("Speculative decoding", "Round ")  # of which there are details
     screen.press("d")
     screen.until("The rule")
     screen.press("Escape")
