@@ -379,7 +379,8 @@ def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
         draft_layers=layers,
         vocab_method=arms.vocab_method,
     )
-    subtitle = f"{arms.target.name} on {arms.target.device}, {str(arms.target.dtype).removeprefix('torch.')}"
+    dtype = str(arms.target.dtype).removeprefix("torch.")
+    subtitle = f"{arms.target.name} on {arms.target.device}, {dtype}, {arms.target.forward_name} forward"
     if arms.engine_used != "eager":
         subtitle += f", {arms.engine_used} engine"
     return title, "; ".join((subtitle, *config.caveats))

@@ -62,7 +62,12 @@ def _setting(matrix: Matrix) -> list[str]:
     else:
         hardware = [(machine.get("gpu") or {}).get("name")]
     known = ", ".join(filter(None, hardware))
-    return [f"{target['model']} on {device}{f' ({known})' if known else ''}, {target['dtype']}", length]
+    parts = [f"{target['model']} on {device}{f' ({known})' if known else ''}", target["dtype"]]
+    if "forward" in target:
+        parts.append(f"{target['forward']} forward")
+    if matrix.config.engine in ("static", "graph"):
+        parts.append(f"{matrix.config.engine} engine")
+    return [", ".join(parts), length]
 
 
 _CellText = Callable[[Matrix, str, DraftLength], Sequence[Text]]

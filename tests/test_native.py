@@ -24,7 +24,7 @@ from specprof.decoding.drafters import DraftModel
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import Sampling
 from specprof.decoding.speculative import SpeculativeDecoder
-from specprof.errors import UsageError
+from specprof.errors import UnavailableError, UsageError
 from specprof.models.kv_cache import KVCache
 from specprof.models.loader import load_model, quiet_transformers
 from specprof.models.native import forward as native
@@ -178,6 +178,16 @@ def test_prompts_are_taken_in_pieces(width: int, found: Library) -> None:
         cache = KVCache(forward.new_slab(width))
         same(forward(ids, cache, num_logits), expected[-num_logits:])
         assert cache.length == width
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_broken_weights_are_no_disagreement(broken: float, found: Library) -> None:
+    """They are found out when the model is checked, by whose numbers they are."""
+    model = copy.deepcopy(MODELS["llama"]())
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = broken
+    assert in_c(own_forward(model), found).agrees()
+    with pytest.raises(UnavailableError, match="computes no numbers"):
+        ModelWrapper(model).check_numbers()
 
 
 @torch.inference_mode()

@@ -114,8 +114,9 @@ class FinishedRun:
     def subtitle(self) -> str | None:
         target = mapping(self.asked.models.get("target"))
         what = f"{target['model']} on {target.get('device')}, {target.get('dtype')}" if "model" in target else None
+        forward = f"{target['forward']} forward" if "forward" in target else None
         engine = None if self.asked.engine_used == "eager" else f"{self.asked.engine_used} engine"
-        return "; ".join(filter(None, (", ".join(filter(None, (what, engine))), *self.asked.caveats))) or None
+        return "; ".join(filter(None, (", ".join(filter(None, (what, forward, engine))), *self.asked.caveats))) or None
 
 
 def read_run(path: Path) -> FinishedRun:

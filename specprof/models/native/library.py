@@ -18,12 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 COMPILE_SECONDS = 120
 """It takes two or three. A compiler that takes this long is not going to end."""
 
-_FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
+# CC may bring flags of its own: those that let a compiler reorder sums have to go.
+_FLAGS = ("-fno-fast-math", "-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
 _TUNED = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 # One thread is better than nothing where the compiler brings no OpenMP.
 _ATTEMPTS = ((_TUNED, "-fopenmp"), (_TUNED,), ())
@@ -63,8 +62,8 @@ def library() -> Library | str:
             built = _build(source, (*compiler, *_FLAGS, *flags))
         except subprocess.TimeoutExpired as error:
             return f"{compiler[0]} took more than {error.timeout:g} s over it"
-        except (OSError, AttributeError) as error:
-            built = f"the compiled code can't be used: {error}"
+        except (OSError, AttributeError) as error:  # which other flags would not change
+            return f"the compiled code can't be used: {error}"
         if isinstance(built, Library):
             return built
         problem = problem or built
@@ -82,6 +81,8 @@ def _compiler() -> tuple[str, ...] | None:
 
 def _build(source: bytes, command: tuple[str, ...]) -> Library | str:
     """The library from the user's cache, else compiled into it; or what went wrong."""
+    import platformdirs
+
     # A home may be shared by machines of several kinds, and code made for one can kill a process on another.
     version = _run((*command, "--version"), COMPILE_SECONDS).stdout
     origin = _digest(repr((source, command, version, platform.machine(), _instruction_sets())).encode())
@@ -150,14 +151,15 @@ def _compile(source: bytes, command: tuple[str, ...], work: Path) -> str | None:
     """What went wrong, if something did."""
     code = work / "forward.c"
     code.write_bytes(source)
-    done = _run((*command, str(code), "-lm"), COMPILE_SECONDS)
+    done = _run((*command, str(code), "-lm"), COMPILE_SECONDS, TMPDIR=str(work))
     if done.returncode == 0:
         return None
-    errors = [line for line in done.stderr.splitlines() if "error" in line] or ["it gave no reason"]
-    return f"{command[0]} refused the code: {errors[0].strip()}"
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    first = next((line for line in said if "error" in line), said[0] if said else "it gave no reason")
+    return f"{command[0]} refused the code: {first}"
 
 
-def _run(command: tuple[str, ...], seconds: float) -> subprocess.CompletedProcess[str]:
+def _run(command: tuple[str, ...], seconds: float, **variables: str) -> subprocess.CompletedProcess[str]:
     """``subprocess.run``, but what takes too long is ended with all that it has started.
 
     Raises:
@@ -171,7 +173,7 @@ def _run(command: tuple[str, ...], seconds: float) -> subprocess.CompletedProces
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**os.environ, "LC_ALL": "C"},
+        env={**os.environ, "LC_ALL": "C", **variables},
         start_new_session=True,
     ) as process:
         try:
