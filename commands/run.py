@@ -380,7 +380,7 @@ def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
         vocab_method=arms.vocab_method,
     )
     dtype = str(arms.target.dtype).removeprefix("torch.")
-    subtitle = f"{arms.target.name} on {arms.target.device}, {dtype}, {arms.target.forward_name} forward"
+    subtitle = f"{arms.target.name} on {arms.target.device}, {dtype}, {arms.forward_used} forward"
     if arms.engine_used != "eager":
         subtitle += f", {arms.engine_used} engine"
     return title, "; ".join((subtitle, *config.caveats))

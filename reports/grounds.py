@@ -72,9 +72,9 @@ _SHOWN_SETTINGS = {
     "top_k": "top-k",
     "top_p": "top-p",
     "drafter": "drafter",
-    "forward": "forward",
-    "engine": "engine",
-    "engine_used": "engine that decoded",
+    "forward": "forward asked for",
+    "engine": "engine asked for",
+    "engine_used": "engine",
     "ignore_eos": "end of text ignored",
     "chat_template": "chat template",
 }
@@ -87,7 +87,9 @@ def _settings(study: Study, suffix: str) -> Iterator[Block]:
         model = study.models.get(role)
         if isinstance(model, dict):
             size = model.get("parameters")
+            forward = f"{model['forward']} forward" if "forward" in model else None
             facts = [f"{size:,} parameters" if isinstance(size, int) else None, model.get("dtype"), model.get("device")]
+            facts.append(forward)
             known = ", ".join(str(fact) for fact in facts if fact is not None)
             rows.append((role, f"{model.get('model', DASH)}{f': {known}' if known else ''}"))
     if rows:

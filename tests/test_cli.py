@@ -495,7 +495,7 @@ def test_the_usual_forward_is_the_one_in_c_and_where_there_is_none_the_run_says_
     assert {m["forward"] for m in started.config["models"].values()} == {"own"}
     assert "the forward in C, the fastest on a CPU, is not used (there is no C compiler" in without.err
     assert command("run", *QUICK, "--no-save", "--forward", "native").told == (
-        "the forward in C can't run this model: there is no C compiler (cc, gcc or clang)",
+        "the forward in C can't run tiny_dev/target: there is no C compiler (cc, gcc or clang)",
         "use --forward auto or own",
     )
 

@@ -74,14 +74,14 @@ def test_the_static_engine_writes_the_text_of_the_default_one() -> None:
 def test_what_ran_is_in_the_document_and_in_the_table() -> None:
     assert run("--json", "--engine", "static").document["engine"] == "static"
     assert run("--json", "--engine", "eager").document["engine"] == "eager"
-    assert "float32, static engine" in run("--engine", "static").out
+    assert "float32, own forward, static engine" in run("--engine", "static").out
     assert "engine" not in run("--engine", "eager").out
 
 
 def test_a_saved_run_says_what_ran() -> None:
     ok("run", *QUICK, "--device", "cpu", "--engine", "static")
     (kept,) = Path("results").glob("*.jsonl")
-    assert "float32, static engine" in ok("results", "show", kept.stem).out
+    assert "float32, own forward, static engine" in ok("results", "show", kept.stem).out
 
 
 @pytest.mark.parametrize("k", ["0", "auto"])

@@ -381,6 +381,16 @@ def test_replaced_projections_go_to_hugging_face() -> None:
     assert wrapper.why_not_own == "layers were replaced by Adapted"
 
 
+def test_a_model_with_hooks_is_left_to_hugging_face() -> None:
+    model = copy.deepcopy(tiny_llama(vocab_size=VOCAB))
+    seen: list[object] = []
+    model.model.layers[0].register_forward_hook(lambda *call: seen.append(call))
+    wrapper = ModelWrapper(model)
+    assert wrapper.why_not_own == "hooks hang on its layers, which our forward would not call"
+    wrapper.forward(torch.tensor([[1, 2]]))
+    assert seen
+
+
 def test_hugging_face_can_be_asked_for() -> None:
     wrapper = ModelWrapper(copy.deepcopy(tiny_llama(vocab_size=VOCAB)), forward="hf")
     assert wrapper.forward_name == "hf"

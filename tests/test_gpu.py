@@ -141,6 +141,20 @@ def test_a_seed_says_what_is_drawn_and_every_round_draws_anew(device: str) -> No
     assert texts[0] == next(fold(iter(events))).generated_ids
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_decoder_does_as_it_is_asked_in_turn(device: str) -> None:
+    """Greedy, sampled, greedy: its rounds are made anew each time, whatever lies where the old ones' tensors were."""
+    decoder = speculative("llama", device)
+    for temperature in (0.0, 1.0, 0.0):
+        asked = request(temperature=temperature, seed=3)
+        expected = speculative("llama", device, capture=False).tokens(asked)
+        for _ in range(2):
+            gc.collect()
+            between = [torch.full((K + 1,), 10**6, device=device) for _ in range(50)]
+            assert decoder.tokens(asked) == text_of(decoder, asked) == expected
+            del between
+
+
 def _drawn(round: Round) -> tuple[object, ...]:
     return round.draft_tokens, round.num_accepted, round.emitted_tokens, round.uniforms
 

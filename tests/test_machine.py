@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,26 @@ def test_nobody_is_named() -> None:
     described = machine.describe()
     assert set(described) == {
         "platform", "cpu", "cores", "memory_bytes", "python", "specprof", "git_commit", "torch", "transformers",
-        "torch_threads", "gpu",
+        "torch_threads", "c_compiler", "gpu",
     }  # fmt: skip
     if len(home := str(Path.home())) > 1:
         assert home not in json.dumps(described)
+
+
+def test_with_and_without_the_forward_in_c_it_is_not_the_same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "gcc" else None)
+    with_one = machine.describe()
+    monkeypatch.setenv("SPECPROF_NATIVE", "0")
+    without = machine.describe()
+    assert (with_one["c_compiler"], without["c_compiler"]) == ("gcc", None)
+    assert machine.machine_class(with_one) != machine.machine_class(without)
 
 
 def test_what_fails_is_none(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise OSError("no such thing here")
 
-    for name in ("_cpu_model", "_cores", "_memory_bytes", "_torch_threads", "_gpu"):
+    for name in ("_cpu_model", "_cores", "_memory_bytes", "_torch_threads", "_c_compiler", "_gpu"):
         monkeypatch.setattr(machine, name, broken)
     monkeypatch.setattr(subprocess, "run", broken)
     monkeypatch.setattr(importlib.metadata, "version", broken)

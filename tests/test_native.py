@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,17 @@ def test_prompts_are_taken_in_pieces(width: int, found: Library) -> None:
         cache = KVCache(forward.new_slab(width))
         same(forward(ids, cache, num_logits), expected[-num_logits:])
         assert cache.length == width
+
+
+def test_two_threads_may_share_a_model(found: Library) -> None:
+    forward, ids = in_c(own("llama"), found), [tokens(12, seed) for seed in range(2)]
+    expected = [logits_of(forward, each, [12]) for each in ids]
+
+    def wrong(which: int) -> int:
+        return sum(not torch.equal(logits_of(forward, ids[which], [12]), expected[which]) for _ in range(100))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(wrong, range(2))) == [0, 0]
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])

@@ -221,6 +221,29 @@ class TestRoundClock:
         assert 0 <= wall - (sum(phases) + rest) < 0.05
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_events_are_of_the_devices_stream(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of the current device's, which may be idle."""
+    streams: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str | None = None) -> None:
+            streams.append(stream or "of the current device")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"of {device}")
+    clock = RoundClock(torch.device(device))
+    clock.start()
+    clock.mark()
+    with CUDATimer(device):
+        pass
+    assert streams == [f"of {device}"] * 4
+
+
 # --- on a GPU
 
 

@@ -187,5 +187,5 @@ def test_forward_name_and_reason() -> None:
     assert own.forward_name in ("native", "own") and own.why_not_own is None
     assert hf.forward_name == "hf"
     assert hf.why_not_own == "no own forward for the gpt_neox family"
-    with pytest.raises(UsageError, match="can't run this model: no own forward for the gpt_neox family"):
+    with pytest.raises(UsageError, match="can't run gpt_neox: no own forward for the gpt_neox family"):
         ModelWrapper(tiny_gpt_neox(), forward="own")

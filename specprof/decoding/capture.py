@@ -7,8 +7,8 @@ and draws random numbers from named generators only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,18 @@ Step = Callable[[], None]
 
 WARM_UP_RUNS = 3
 """Before a capture: libraries choose kernels and allocate work space on first use, which can't be captured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A step that was captured."""
+
+    graph: torch.cuda.CUDAGraph
+    step: Step
+    """A graph knows addresses, and nothing of whose they are: the step keeps the tensors it was made for."""
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 class Graphs:
@@ -37,7 +49,8 @@ class Graphs:
         """Spent in capturing so far, warm-up runs included."""
         self.failure: str | None = None
         """Why the last capture failed, if one did."""
-        self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
+        self._latest: torch.cuda.CUDAGraph | None = None
 
     def capture(self, step: Step, generators: Sequence[torch.Generator], changes: Sequence[Tensor]) -> Step:
         """The step as a graph.
@@ -48,7 +61,7 @@ class Graphs:
             changes: tensors that it reads and changes; they and the generators are left as they were.
 
         Returns:
-            What replays it on the current stream.
+            What replays it on the device's current stream.
 
         Raises:
             ResourceError: something in it can't be captured. The generators should not be used afterwards.
@@ -66,20 +79,21 @@ class Graphs:
         return replay
 
     def _capture(self, step: Step, generators: Sequence[torch.Generator], changes: Sequence[Tensor]) -> Step:
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            warm_up(step, generators, changes)
-        current.wait_stream(side)
+        # Not on the stream of captures: cuBLAS keeps work space for each stream, and anyone may have it freed (compiled
+        # graphs do). Allocated in a capture it stays in the graphs' memory even then.
+        warm_up(step, generators, changes)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
+        pool = None if self._latest is None else self._latest.pool()
         # Other threads (who watches the device) may go on calling CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             step()
-        return graph.replay
+        # The memory lasts as long as there is a graph in it; those of a lane may all go at once.
+        self._latest = graph
+        return Replay(graph, step)
 
 
 def warm_up(step: Step, generators: Sequence[torch.Generator], changes: Sequence[Tensor]) -> None:

@@ -52,19 +52,26 @@ class FixedK:
 
 
 class EveryK:
-    """Each K up to the longest in turn, over and over in a shuffled order: what rounds of each cost, side by side."""
+    """Each K up to the longest in turn, over and over in a shuffled order: what rounds of each cost, side by side.
+
+    Args:
+        shortest: where to begin.
+        streak: rounds of one K in a row. The first of them finds in the caches what rounds of another K left there, and
+            may have the draft catch up.
+    """
 
     name = "survey"
 
-    def __init__(self, longest: int, seed: int = 0) -> None:
-        self.longest = longest
+    def __init__(self, longest: int, seed: int = 0, *, shortest: int = 0, streak: int = 1) -> None:
+        self.longest, self.shortest, self.streak = longest, shortest, streak
         self._shuffle = random.Random(seed).shuffle
         self._next: list[int] = []
 
     def choose(self, room: int) -> int:
         if not self._next:
-            self._next = list(range(self.longest + 1))
-            self._shuffle(self._next)
+            order = list(range(self.shortest, self.longest + 1))
+            self._shuffle(order)
+            self._next = [k for k in order for _ in range(self.streak)]
         return self._next.pop()
 
     def observe(self, round: Round) -> None:

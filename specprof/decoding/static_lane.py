@@ -39,7 +39,7 @@ class Engine:
 
     @property
     def captures(self) -> bool:
-        return self.graphs is not None and self.graphs.failure is None
+        return self.graphs is not None and (self.must_capture or self.graphs.failure is None)
 
 
 class Lane:
@@ -156,15 +156,14 @@ class Lane:
             try:
                 return tuple([engine.graphs.capture(step, text.generators, (text.last,)) for step in steps])
             except ResourceError:
-                if engine.must_capture:
-                    raise
-                # From here on steps run as they are. Generators are in the hands of the graphs there are: others go
-                # on from where they were.
+                # Generators are in the hands of the graphs there are: others go on from where they were.
                 self.phases.clear()
                 self.rounds.clear()
-                text.last.copy_(last)
                 text.renew_generators(states)
-        if engine.compiles:
+                if engine.must_capture:
+                    raise
+                text.last.copy_(last)  # from here on steps run as they are
+        if engine.compiles or text.device.type == "cuda":  # first use is where passes are compiled and attention timed
             for step in steps:
                 warm_up(step, text.generators, (text.last,))
         return steps

@@ -249,7 +249,7 @@ class Readings:
         if k and manner.num_seen:
             seen.copy_(self._text.seen, non_blocking=True)
         if self._arrived is not None:
-            self._arrived[turn].record()
+            self._arrived[turn].record(torch.cuda.current_stream(self._text.device))
         self._num_sent += 1
 
     def receive(self, manner: Manner, k: int) -> Verdict:

@@ -65,6 +65,11 @@ class Arms:
     def stop_ids(self) -> frozenset[int]:
         return self.target.eos_token_ids
 
+    @property
+    def forward_used(self) -> str:
+        """Whose forward decodes: static rounds are made of ours in PyTorch, whatever takes in the prompt."""
+        return self.target.forward_name if self.engine.name == "eager" else "own"
+
     def describe_engine(self) -> dict[str, Any]:
         """What decodes, for the record; after warm-up, which is when graphs are captured."""
         static = [decoder for decoder in (self.baseline, self.speculative) if isinstance(decoder, StaticDecoder)]
@@ -97,10 +102,10 @@ class Arms:
                 "model": wrapper.name,
                 "parameters": wrapper.param_count,
                 "memory_bytes": round(wrapper.memory_footprint_mb * 2**20),
+                "packed_bytes": wrapper.packed_bytes,
                 "stored_dtype": stored[role],
                 "dtype": str(wrapper.dtype).removeprefix("torch."),
                 "device": str(wrapper.device),
-                # Static rounds are made of our forward in PyTorch, whatever takes in the prompt.
                 "forward": wrapper.forward_name if self.engine.name == "eager" else "own",
                 "why_not_own": wrapper.why_not_own,
                 "why_not_native": wrapper.why_not_native,
@@ -340,7 +345,8 @@ def _notes(
     for wrapper in filter(None, (target, draft)):
         if wrapper.forward_name == "hf" and config.forward == "auto":
             notes.append(f"{wrapper.name}: Hugging Face's forward is used ({wrapper.why_not_own})")
-        if wrapper.why_not_native is not None and wrapper.device.type == "cpu" and wrapper.dtype == torch.float32:
+        asked = wrapper.why_not_native is not None and engine.name == "eager"
+        if asked and wrapper.device.type == "cpu" and wrapper.dtype == torch.float32:
             notes.append(
                 f"{wrapper.name}: the forward in C, the fastest on a CPU, is not used ({wrapper.why_not_native})"
             )

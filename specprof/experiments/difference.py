@@ -450,7 +450,7 @@ def _figures(sums: _Array) -> tuple[_Array, ...]:
 _SETTINGS = {
     "k_max": "most tokens of K auto", "top_k": "top-k", "top_p": "top-p", "max_new_tokens": "max new tokens",
     "seed": "seed", "draft_threshold": "draft threshold", "draft_layers": "draft layers",
-    "vocab_method": "vocab method", "device": "device", "device_map": "device map", "forward": "forward",
+    "vocab_method": "vocab method", "device": "device", "device_map": "device map", "forward": "forward asked for",
     "engine": "engine asked for", "engine_used": "engine", "compile": "compiled",
     "ignore_eos": "ignore EOS", "detail": "detail", "deterministic": "deterministic", "chat_template": "chat template",
     "random_weights": "random weights", "scale_layers": "layers of random weights",
@@ -458,7 +458,7 @@ _SETTINGS = {
     "baseline": "plain decoding beside it",
 }  # fmt: skip
 _MODEL = ("model", "revision", "dtype", "device", "forward")
-_HARDWARE = {"cpu": "cpu", "cores": "cores", "torch_threads": "threads"}
+_HARDWARE = {"cpu": "cpu", "cores": "cores", "torch_threads": "threads", "c_compiler": "C compiler"}
 _GPU_HARDWARE = {"name": "gpu"}
 _VERSIONS = {"specprof": "specprof", "torch": "torch"}
 _GPU_VERSIONS = {"cuda": "CUDA"}

@@ -390,9 +390,9 @@ def replay_seconds(work: Callable[[], object]) -> float:
     work()  # what is made on first use, such as a library's handles, can't be made while recording
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    # A stream of this device: the default one stays with the device of a process's first graph. Other threads
-    # (who watches the device) may go on calling CUDA meanwhile.
-    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+    # Other threads (who watches the device) may go on calling CUDA meanwhile.
+    stream = _recording_stream(torch.cuda.current_device())
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         work()
     seconds: list[float] = []
     for repeat in range(_REPEATS + 1):
@@ -404,3 +404,9 @@ def replay_seconds(work: Callable[[], object]) -> float:
         if repeat:  # the first is warm-up
             seconds.append(begin.elapsed_time(end) / 1000)
     return statistics.median(seconds)
+
+
+@functools.cache
+def _recording_stream(device: int) -> torch.cuda.Stream:
+    """The default one stays with the device of a process's first graph; libraries keep work space for each stream."""
+    return torch.cuda.Stream(device)

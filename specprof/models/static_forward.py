@@ -78,7 +78,8 @@ class StaticForward:
         self._compiled: Callable[[Tensor, Tensor, Slab, Entries, int, int], Tensor] | None = None
         if compile:
             self._compiled = torch.compile(self._run, fullgraph=True, dynamic=False)
-        self._uses: dict[tuple[int, int, int, int], int] = {}
+            self._limit = torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES)
+        self._met: set[tuple[int, int, int, int]] = set()
         self._entries: WeakKeyDictionary[Slab, Entries] = WeakKeyDictionary()
 
     def new_slab(self, capacity: int) -> Slab:
@@ -109,20 +110,16 @@ class StaticForward:
         if self._compiled is None:
             return self._run(ids, positions, slab, entries, bucket, wanted)
         shape = (ids.shape[0], slab.capacity, bucket, wanted)
-        uses = self._uses.get(shape, 0)
-        self._uses[shape] = min(uses + 1, 2)
-        if uses == 0:
+        if shape not in self._met:
+            self._met.add(shape)
             # Choices that are made by measuring are made here, where nothing is traced.
             return self._run(ids, positions, slab, entries, bucket, wanted)
-        if uses == 1:
-            try:
-                with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES):
-                    return self._compiled(ids, positions, slab, entries, bucket, wanted)
-            except RuntimeError as error:
-                self._uses[shape] = 1
-                reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-                raise ResourceError(f"a pass can't be compiled: {reason}", "leave out --compile") from error
-        return self._compiled(ids, positions, slab, entries, bucket, wanted)
+        try:
+            with self._limit:
+                return self._compiled(ids, positions, slab, entries, bucket, wanted)
+        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
+            reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+            raise ResourceError(f"a pass can't be compiled: {reason}", "leave out --compile") from error
 
     def _run(
         self, ids: Tensor, positions: Tensor, slab: Slab, entries: Entries, bucket: int, num_logits: int

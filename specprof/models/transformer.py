@@ -71,6 +71,8 @@ def unsupported(model: Any) -> str | None:
     replaced = sorted({type(m).__name__ for m in model.modules() if _has_matrix(m) and type(m) not in known})
     if replaced:
         return f"layers were replaced by {', '.join(replaced)}"
+    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        return "hooks hang on its layers, which our forward would not call"
     if kind == "gpt2":
         odd = config.scale_attn_by_inverse_layer_idx or config.reorder_and_upcast_attn or not config.scale_attn_weights
         if odd or config.add_cross_attention or config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
@@ -149,6 +151,10 @@ class OwnForward(ABC):
             dtype=self.embedding.dtype,
             device=self.embedding.device,
         )
+
+    def reserve(self, positions: int) -> None:
+        """Make whatever depends on the position for so many at once: it is not replaced until there are more."""
+        return
 
     def __call__(self, ids: Tensor, cache: KVCache, num_logits: int, early: EarlyStates | None = None) -> Tensor:
         """Append ``ids [q]`` to the cache; logits ``[num_logits, vocab]`` after each of the last tokens.
@@ -248,6 +254,9 @@ class LlamaForward(OwnForward):
         self._outgrown: list[tuple[Tensor, Tensor]] = []
         matrices = [w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         self.linear = LinearChoice([*matrices, self.head], measure=measure_linear)
+
+    def reserve(self, positions: int) -> None:
+        self._extend_rope(positions)
 
     def new_slab(self, capacity: int) -> Slab:
         self._extend_rope(capacity)

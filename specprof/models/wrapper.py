@@ -53,13 +53,13 @@ class ModelWrapper:
         self.why_not_own = transformer.unsupported(model)
         self.why_not_native: str | None = None
         """Where our own forward was chosen, why not the one in C."""
-        self._forward = self._choose(forward, measure_linear)
         self.max_context = _max_context(model.config)
         self.name = name or str(getattr(model, "name_or_path", "") or model.config.model_type)
+        self._forward = self._choose(forward, measure_linear)
 
     def _choose(self, forward: ForwardName, measure_linear: bool) -> transformer.Forward:
         if forward in ("native", "own") and self.why_not_own is not None:
-            raise UsageError(f"our own forward can't run this model: {self.why_not_own}", "use --forward auto or hf")
+            raise UsageError(f"our own forward can't run {self.name}: {self.why_not_own}", "use --forward auto or hf")
         if forward == "hf" or self.why_not_own is not None:
             return HFForward(self.model)
         own = transformer.own_forward(self.model, measure_linear=measure_linear)
@@ -71,7 +71,7 @@ class ModelWrapper:
         if not isinstance(native, str):
             return native
         if forward == "native":
-            raise UsageError(f"the forward in C can't run this model: {native}", "use --forward auto or own")
+            raise UsageError(f"the forward in C can't run {self.name}: {native}", "use --forward auto or own")
         self.why_not_native = native
         return own
 
@@ -255,6 +255,11 @@ class ModelWrapper:
         from specprof.models.loader import memory_footprint_bytes
 
         return memory_footprint_bytes(self.model) / 2**20
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of the second copy of the weights that the forward in C keeps; 0 without it."""
+        return getattr(self._forward, "packed_bytes", 0)
 
     @property
     def eos_token_ids(self) -> frozenset[int]:

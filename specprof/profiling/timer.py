@@ -24,12 +24,13 @@ def cuda_sync_time(device: torch.device | str | None = None) -> float:
 class CUDATimer:
     """Times one span: ``with CUDATimer() as t: ...`` and then ``t.elapsed_ms``.
 
-    On a GPU the span is between two events of the current stream; ``elapsed_ms`` waits for
-    the second. Without CUDA (or with ``device="cpu"``) it is host time.
+    On a GPU the span is between two events of the device's current stream; ``elapsed_ms``
+    waits for the second. Without CUDA (or with ``device="cpu"``) it is host time.
     """
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         self.on_cuda = torch.cuda.is_available() and (device is None or torch.device(device).type == "cuda")
+        self._device = device
         self._start: torch.cuda.Event | float | None = None
         self._end: torch.cuda.Event | float | None = None
 
@@ -60,7 +61,7 @@ class CUDATimer:
         if not self.on_cuda:
             return perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def __enter__(self) -> CUDATimer:
@@ -117,6 +118,7 @@ class RoundClock:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._events: list[torch.cuda.Event] | None = None
         if device.type == "cuda":
             self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
@@ -127,12 +129,12 @@ class RoundClock:
         self._started = now = perf_counter()
         self._marks = [now]
         if self._events is not None:
-            self._events[0].record()
+            self._events[0].record(torch.cuda.current_stream(self._device))
 
     def mark(self) -> None:
         self._marks.append(perf_counter())
         if self._events is not None:
-            self._events[len(self._marks) - 1].record()
+            self._events[len(self._marks) - 1].record(torch.cuda.current_stream(self._device))
 
     def finish(self) -> tuple[list[float], float]:
         """Seconds of each marked phase, and of the rest of the wall time since ``start``."""

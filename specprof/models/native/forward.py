@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from collections.abc import Sequence
 from time import perf_counter
 
@@ -35,6 +36,8 @@ _SAME = 1e-3
 """Of the largest logit: more than rounding makes of two orders of summation, less than any mistake."""
 _SAMPLE = 17
 """Tokens: more than a matrix product is measured for, so that comparing chooses nothing."""
+_ALONE = 256 << 20
+"""Bytes of weights in float32 from which one thread in C is no match for several in PyTorch."""
 _TRIES = 10
 _SURE = 2e-3
 """Seconds of a pass from which more threads are faster, without trying."""
@@ -115,7 +118,10 @@ def _misfit(own: OwnForward, found: Library) -> str | None:
             return f"the {what} size {size} is not a multiple of {found.lanes}"
     import psutil
 
-    if sum(m.nbytes for m in _all_matrices(own)) > psutil.virtual_memory().available / 2:
+    size = sum(m.nbytes for m in _all_matrices(own))
+    if not found.threaded and size > _ALONE and torch.get_num_threads() > 1:
+        return "the C compiler has no OpenMP, and PyTorch's operations have several threads"
+    if size > psutil.virtual_memory().available / 2:
         return "there is not enough memory for a second copy of the weights"
     return None
 
@@ -145,7 +151,7 @@ class NativeForward(OwnForward):
     """:class:`LlamaForward` or :class:`GPT2Forward` in C.
 
     Keeps a second copy of the weights, laid out for it, beside those of ``own``, which runs the long passes:
-    what is changed in those later, it doesn't see. Not for two threads at once: a pass works in buffers of the model's.
+    what is changed in those later, it doesn't see. Passes work in buffers of the model's, one at a time.
     """
 
     name = "native"
@@ -158,8 +164,10 @@ class NativeForward(OwnForward):
         self.vocab, hidden = own.embedding.shape
         self._library = found
         self._held: list[object] = []
+        self._packed: list[Tensor] = []
         self._capacity, self._most_threads = 0, 0
         self._threads: dict[int, int] = {}
+        self._turn = threading.RLock()
 
         inner = self.layers[0].down.shape[1]  # type: ignore[union-attr]
         both = inner if isinstance(own, GPT2Forward) else 2 * inner
@@ -222,7 +230,8 @@ class NativeForward(OwnForward):
         packed[:whole] = weight[: whole * lanes].view(whole, lanes, cols).transpose(1, 2)
         if whole < blocks:  # of a vocabulary only
             packed[whole, :, : rows - whole * lanes] = weight[whole * lanes :].t()
-        return _Matrix(blocks * lanes, cols, _KINDS[dtype], self._at(packed), self._at(bias))
+        self._packed.append(packed)
+        return _Matrix(blocks * lanes, cols, _KINDS[dtype], packed.data_ptr(), self._at(bias))
 
     @property
     def in_pytorch(self) -> OwnForward:
@@ -261,23 +270,24 @@ class NativeForward(OwnForward):
         ids = _plain(ids)
         start, slab = cache.length, cache.slab
         chosen, logits = torch.empty(steps, dtype=torch.long), torch.empty(self._model.head.rows)
-        self._prepare(slab, self._threads[1])
-        cos, sin = self._rope(start, start + width + steps - 1)
         assert slab.stacked is not None
-        problem = self._library.greedy(
-            ctypes.addressof(self._model),
-            ids.data_ptr(),
-            width,
-            start,
-            slab.stacked.data_ptr(),
-            slab.capacity,
-            cos,
-            sin,
-            logits.data_ptr(),
-            steps,
-            chosen.data_ptr(),
-        )
-        self._check(problem, ids, slab)
+        with self._turn:
+            self._prepare(slab, self._threads[1])
+            cos, sin = self._rope(start, start + width + steps - 1)
+            problem = self._library.greedy(
+                ctypes.addressof(self._model),
+                ids.data_ptr(),
+                width,
+                start,
+                slab.stacked.data_ptr(),
+                slab.capacity,
+                cos,
+                sin,
+                logits.data_ptr(),
+                steps,
+                chosen.data_ptr(),
+            )
+            self._check(problem, ids, slab)
         cache.length = start + width + steps - 1
         return chosen
 
@@ -294,16 +304,18 @@ class NativeForward(OwnForward):
         if x.shape[0] > self._library.max_width or not isinstance(rows, NextRows):
             return self.own._run(x, slab, rows, first, last)
         states = self._states[: x.shape[0]]
-        states.copy_(x)
-        self._pass(None, x.shape[0], slab, rows.start, first, last, None, torch.get_num_threads())
-        return states.clone()
+        with self._turn:
+            states.copy_(x)
+            self._pass(None, x.shape[0], slab, rows.start, first, last, None, torch.get_num_threads())
+            return states.clone()
 
     def _logits(self, x: Tensor) -> Tensor:
         if x.shape[0] > self._library.max_width:
             return self.own._logits(x)
-        self._states[: x.shape[0]].copy_(x)
         logits = torch.empty(x.shape[0], self._model.head.rows)
-        self._pass(None, x.shape[0], None, 0, 0, 0, logits, torch.get_num_threads())
+        with self._turn:
+            self._states[: x.shape[0]].copy_(x)
+            self._pass(None, x.shape[0], None, 0, 0, 0, logits, torch.get_num_threads())
         return logits[:, : self.vocab]
 
     def _pass(
@@ -319,22 +331,23 @@ class NativeForward(OwnForward):
     ) -> None:
         """``native_forward`` of forward.c."""
         entries = None if slab is None else slab.stacked
-        self._prepare(slab, threads)
-        cos, sin = self._rope(start, start + width)
-        problem = self._library.forward(
-            ctypes.addressof(self._model),
-            None if ids is None else ids.data_ptr(),
-            width,
-            start,
-            first,
-            last,
-            None if entries is None else entries.data_ptr(),
-            0 if slab is None else slab.capacity,
-            cos,
-            sin,
-            None if logits is None else logits.data_ptr(),
-            0 if logits is None else logits.shape[0],
-        )
+        with self._turn:
+            self._prepare(slab, threads)
+            cos, sin = self._rope(start, start + width)
+            problem = self._library.forward(
+                ctypes.addressof(self._model),
+                None if ids is None else ids.data_ptr(),
+                width,
+                start,
+                first,
+                last,
+                None if entries is None else entries.data_ptr(),
+                0 if slab is None else slab.capacity,
+                cos,
+                sin,
+                None if logits is None else logits.data_ptr(),
+                0 if logits is None else logits.shape[0],
+            )
         self._check(problem, ids, slab)
 
     def _check(self, problem: int, ids: Tensor | None, slab: Slab | None) -> None:
@@ -385,7 +398,7 @@ class NativeForward(OwnForward):
         return min(least, key=lambda threads: least[threads])
 
     def agrees(self) -> bool:
-        """Whether it computes what PyTorch does, up to rounding."""
+        """Whether it computes what PyTorch does, up to rounding, and the same bits for one token as for many."""
         rows = self.own.positions.shape[0] if isinstance(self.own, GPT2Forward) else _SAMPLE
         ids = torch.arange(min(_SAMPLE, rows)) % self.vocab
         with torch.inference_mode():
@@ -393,7 +406,15 @@ class NativeForward(OwnForward):
                 forward(ids[:width], KVCache(self.new_slab(len(ids))), width)
                 for forward, width in ((self.own, len(ids)), (self, min(len(ids), self._library.max_width)))
             )
+            alone = self(ids[:1], KVCache(self.new_slab(1)), 1)
         expected = expected[: len(found)]
         largest = float(expected.abs().max())
         # Where weights are broken there is nothing to agree with; what they compute is looked at elsewhere.
-        return not math.isfinite(largest) or torch.allclose(found, expected, rtol=0, atol=_SAME * largest)
+        return not math.isfinite(largest) or (
+            torch.allclose(found, expected, rtol=0, atol=_SAME * largest) and torch.equal(alone, found[:1])
+        )
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of the second copy of the weights."""
+        return sum(held.nbytes for held in self._packed)
