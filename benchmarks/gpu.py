@@ -633,6 +633,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.output is not None:
         args.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(document, indent=2) if args.json else render(document))
+    if not document["shapes"]:
+        sys.exit("error: no shape could be measured; why is noted above")
 
 
 if __name__ == "__main__":

@@ -230,6 +230,7 @@ def test_a_capture_that_failed_is_told(caplog: pytest.LogCaptureFixture) -> None
         "engine_used": "static",
         "why_not_graph": "CUDA graphs need a CUDA device",
         "capture_seconds": None,
+        "attention": {},
     }
 
 

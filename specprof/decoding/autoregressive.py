@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
-from specprof.decoding.request import Request, prompt_tokens
-from specprof.decoding.sampling import Sampling, draw, probabilities, random_stream
+from specprof.decoding.decoder import EventDecoder
+from specprof.decoding.request import Request
+from specprof.decoding.sampling import draw, probabilities, random_stream
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
 from specprof.profiling.memory import PeakMemory
-from specprof.profiling.metrics import GenerationResult, fold
 from specprof.profiling.timer import RoundClock
 
 
-class AutoregressiveDecoder:
+class AutoregressiveDecoder(EventDecoder):
     """Token-by-token decoding with an explicit KV cache, timed like the speculative loop.
 
     Greedy at temperature 0, else sampling. It emits the same events as
@@ -67,30 +67,6 @@ class AutoregressiveDecoder:
             yield Round(*key, num_generated - 1, (), 0, (token,), 0.0, verify, sample, overhead)
             num_generated += 1
         yield PromptEnded(*key, finish, memory.stop("decode"))
-
-    def generate(
-        self,
-        prompt_ids: torch.Tensor | Sequence[int],
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        *,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop_ids: frozenset[int] | None = None,
-    ) -> GenerationResult:
-        """Continue ``prompt_ids`` (``[1, n]``, ``[n]`` or a sequence) by up to ``max_new_tokens``.
-
-        ``stop_ids`` defaults to the model's end-of-sequence tokens.
-        """
-        request = Request(
-            prompt_tokens(prompt_ids),
-            max_new_tokens,
-            Sampling(temperature, top_k, top_p),
-            self.target.eos_token_ids if stop_ids is None else stop_ids,
-            seed,
-        )
-        return next(fold(self.events(request)))
 
     def generate_text(self, prompt: str, max_new_tokens: int = 128, temperature: float = 0.0, *, seed: int = 0) -> str:
         """The continuation of a text, as text, without special tokens."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
+from specprof.decoding.decoder import EventDecoder
 from specprof.decoding.draft_length import DraftLength, FixedK
 from specprof.decoding.drafters import Drafter
 from specprof.decoding.judge import Judge
-from specprof.decoding.request import Request, prompt_tokens
-from specprof.decoding.sampling import Sampling
+from specprof.decoding.request import Request
 from specprof.errors import UsageError
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
 from specprof.profiling.memory import PeakMemory
-from specprof.profiling.metrics import GenerationResult, fold
 from specprof.profiling.timer import RoundClock
 
 
-class SpeculativeDecoder:
+class SpeculativeDecoder(EventDecoder):
     """Lossless speculative decoding of one sequence.
 
     Args:
@@ -126,24 +125,3 @@ class SpeculativeDecoder:
             num_generated += len(emitted)
             index += 1
         yield PromptEnded(*key, finish, memory.stop("decode"))
-
-    def generate(
-        self,
-        prompt_ids: torch.Tensor | Sequence[int],
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        *,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop_ids: frozenset[int] | None = None,
-    ) -> GenerationResult:
-        """Continue ``prompt_ids`` as :meth:`AutoregressiveDecoder.generate` does, speculatively."""
-        request = Request(
-            prompt_tokens(prompt_ids),
-            max_new_tokens,
-            Sampling(temperature, top_k, top_p),
-            self.target.eos_token_ids if stop_ids is None else stop_ids,
-            seed,
-        )
-        return next(fold(self.events(request)))

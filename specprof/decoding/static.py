@@ -7,17 +7,17 @@ steps run one operation at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from specprof.decoding.capture import Graphs
+from specprof.decoding.decoder import EventDecoder
 from specprof.decoding.draft_length import DraftLength, FixedK
 from specprof.decoding.drafters import Drafter, DraftModel
-from specprof.decoding.request import Request, prompt_tokens
-from specprof.decoding.sampling import Sampling
-from specprof.decoding.static_lane import Engine, Lane
+from specprof.decoding.request import Request
+from specprof.decoding.static_lane import Equipment, Lane
 from specprof.decoding.static_round import Manner
 from specprof.decoding.translation import SharedVocabulary
 from specprof.errors import UsageError
@@ -25,14 +25,14 @@ from specprof.models.static_forward import StaticForward
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
 from specprof.profiling.memory import PeakMemory
-from specprof.profiling.metrics import BASELINE, GenerationResult, fold
+from specprof.profiling.metrics import BASELINE
 from specprof.profiling.timer import RoundClock
 
 SMALLEST_BUCKET = 512
 """Slab entries; the next ones are twice as long each."""
 
 
-class StaticDecoder:
+class StaticDecoder(EventDecoder):
     """Lossless speculative decoding of one sequence, or plain decoding, without host reads inside a round.
 
     The text is that of :class:`~specprof.decoding.speculative.SpeculativeDecoder` and of
@@ -83,7 +83,7 @@ class StaticDecoder:
         self.length: DraftLength = FixedK(k) if isinstance(k, int) else k
         self.detail, self.synthetic_acceptance = detail, synthetic_acceptance
         self._why_not = why_not_captured(target, draft) if capture is None else None
-        self._engine = Engine(
+        self._equipment = Equipment(
             target,
             draft,
             _static(target, compile, target.max_context),
@@ -102,18 +102,18 @@ class StaticDecoder:
     @property
     def captured(self) -> bool:
         """Whether rounds are replayed from CUDA graphs."""
-        return self._engine.captures
+        return self._equipment.captures
 
     @property
     def why_uncaptured(self) -> str | None:
         """Why they are not, although nobody said that they shouldn't be."""
-        graphs = self._engine.graphs
+        graphs = self._equipment.graphs
         return self._why_not if graphs is None else graphs.failure
 
     @property
     def capture_seconds(self) -> float:
         """Spent so far in capturing, on first use of each K and slab length: no part of any round."""
-        return 0.0 if self._engine.graphs is None else self._engine.graphs.seconds
+        return 0.0 if self._equipment.graphs is None else self._equipment.graphs.seconds
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -213,27 +213,6 @@ class StaticDecoder:
                 ahead -= 1
         return tokens
 
-    def generate(
-        self,
-        prompt_ids: torch.Tensor | Sequence[int],
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        *,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop_ids: frozenset[int] | None = None,
-    ) -> GenerationResult:
-        """Continue ``prompt_ids`` as :meth:`AutoregressiveDecoder.generate` does."""
-        request = Request(
-            prompt_tokens(prompt_ids),
-            max_new_tokens,
-            Sampling(temperature, top_k, top_p),
-            self.target.eos_token_ids if stop_ids is None else stop_ids,
-            seed,
-        )
-        return next(fold(self.events(request)))
-
     @contextmanager
     def _lane(self, request: Request) -> Iterator[Lane]:
         """Where to decode a request: of a generation that has ended, or a new one."""
@@ -242,10 +221,10 @@ class StaticDecoder:
             self.drafter.model.check_context(request.num_positions)
         if request.draft_prompt_ids not in (None, request.prompt_ids):
             raise UsageError("on the static path draft and target read one prompt", "use --engine eager")
-        widest = max(self.length.longest + 1, self._engine.padding)
+        widest = max(self.length.longest + 1, self._equipment.padding)
         bucket = bucket_for(request.num_positions, widest, self.target.max_context)
         idle = self._idle.setdefault((bucket, widest), [])
-        lane = idle.pop() if idle else Lane(self._engine, bucket, widest)
+        lane = idle.pop() if idle else Lane(self._equipment, bucket, widest)
         lane.follow(request, Manner(request.sampling, self.detail, self.synthetic_acceptance))
         try:
             yield lane

@@ -22,7 +22,7 @@ from specprof.models.wrapper import ModelWrapper
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class Equipment:
     """What all lanes of a decoder have in common."""
 
     target: ModelWrapper
@@ -46,15 +46,15 @@ class Lane:
     """A generation at a time, of any length that fits the slabs.
 
     Args:
-        engine: whose.
+        equipment: whose.
         bucket: slab entries.
         widest: rows of the widest verify pass.
     """
 
-    def __init__(self, engine: Engine, bucket: int, widest: int) -> None:
-        self._engine = engine
+    def __init__(self, equipment: Equipment, bucket: int, widest: int) -> None:
+        self._equipment = equipment
         self._device_text = DeviceText(
-            engine.target_forward, engine.draft_forward, bucket, widest, engine.target.vocab_size
+            equipment.target_forward, equipment.draft_forward, bucket, widest, equipment.target.vocab_size
         )
         self._readings = Readings(self._device_text)
         self._manner: Manner | None = None
@@ -79,7 +79,7 @@ class Lane:
 
     def prefill_draft(self, request: Request) -> None:
         """Run the prompt through the draft, if there is one."""
-        drafter, slab = self._engine.drafter, self._device_text.draft_slab
+        drafter, slab = self._equipment.drafter, self._device_text.draft_slab
         if drafter is not None and slab is not None:
             self._extend_draft(drafter, request.prompt_ids, KVCache(slab))
             self._drafted_from = len(request.prompt_ids)
@@ -87,7 +87,7 @@ class Lane:
     def prefill_target(self, request: Request) -> Tensor:
         """Run the prompt through the target; logits ``[1, vocab]`` after it."""
         ids = torch.tensor(request.prompt_ids, device=self._device_text.device)
-        return self._engine.target.extend(ids, KVCache(self._device_text.target_slab))
+        return self._equipment.target.extend(ids, KVCache(self._device_text.target_slab))
 
     def begin(self, request: Request, logits: Tensor) -> int:
         """Choose the first token; the text begins."""
@@ -105,7 +105,7 @@ class Lane:
 
         The round itself takes in the last two tokens.
         """
-        drafter, slab = self._engine.drafter, self._device_text.draft_slab
+        drafter, slab = self._equipment.drafter, self._device_text.draft_slab
         missed = self.text[self._drafted_from : -2]
         if k and missed and drafter is not None and slab is not None:
             self._extend_draft(drafter, missed, KVCache(slab, self._drafted_from))
@@ -140,30 +140,32 @@ class Lane:
         (self.rounds[k],) = self._made(self._round(k).whole)
 
     def _round(self, k: int) -> StaticRound:
-        engine = self._engine
+        equipment = self._equipment
         assert self._manner is not None
-        width = engine.padding if engine.drafter is None else k + 1
+        width = equipment.padding if equipment.drafter is None else k + 1
         vocabulary, draft_size = None, 0
-        if engine.drafter is not None:
-            assert isinstance(engine.drafter.translation, SharedVocabulary)
-            vocabulary, draft_size = engine.drafter.translation, engine.drafter.model.vocab_size
+        if equipment.drafter is not None:
+            assert isinstance(equipment.drafter.translation, SharedVocabulary)
+            vocabulary, draft_size = equipment.drafter.translation, equipment.drafter.model.vocab_size
         return StaticRound(self._device_text, k, width, self._manner, vocabulary, draft_size)
 
     def _made(self, *steps: Step) -> tuple[Step, ...]:
-        engine, text = self._engine, self._device_text
-        if engine.graphs is not None and engine.captures:
+        equipment, text = self._equipment, self._device_text
+        if equipment.graphs is not None and equipment.captures:
             states, last = [generator.get_state() for generator in text.generators], text.last.clone()
             try:
-                return tuple([engine.graphs.capture(step, text.generators, (text.last,)) for step in steps])
+                return tuple([equipment.graphs.capture(step, text.generators, (text.last,)) for step in steps])
             except ResourceError:
                 # Generators are in the hands of the graphs there are: others go on from where they were.
                 self.phases.clear()
                 self.rounds.clear()
                 text.renew_generators(states)
-                if engine.must_capture:
+                if equipment.must_capture:
                     raise
                 text.last.copy_(last)  # from here on steps run as they are
-        if engine.compiles or text.device.type == "cuda":  # first use is where passes are compiled and attention timed
+        if (
+            equipment.compiles or text.device.type == "cuda"
+        ):  # first use is where passes are compiled and attention timed
             for step in steps:
                 warm_up(step, text.generators, (text.last,))
         return steps

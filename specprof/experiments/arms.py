@@ -29,6 +29,7 @@ from specprof.models import hub, loader
 from specprof.models.int4 import fused_int4_width
 from specprof.models.random_weights import model_config, random_model, random_tokenizer
 from specprof.models.registry import ModelPair
+from specprof.models.static_forward import attention_chosen
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.memory import PeakMemory
 
@@ -78,6 +79,7 @@ class Arms:
             "engine_used": self.engine_used,
             "why_not_graph": self.engine.why_not_graph or self.why_not_captured,
             "capture_seconds": sum(decoder.capture_seconds for decoder in static) if captured else None,
+            "attention": attention_chosen() if static else None,
         }
 
     @property

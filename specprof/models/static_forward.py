@@ -29,6 +29,11 @@ _MOST_SHAPES = 256
 """Passes to compile of one model, by width and slab length; PyTorch would give up after 8."""
 
 
+def attention_chosen() -> dict[str, str]:
+    """What static passes attend with, by shape in words, where there was a choice."""
+    return _ATTENTION.chosen()
+
+
 class FixedRows:
     """Tokens at positions that only the device knows, over the first ``bucket`` entries of a slab.
 
