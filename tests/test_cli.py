@@ -550,7 +550,7 @@ def test_random_weights_are_said_everywhere() -> None:
     label = "random weights: the cost is real, acceptance and text mean nothing"
     outcome = run("--random-weights", "--json")
     assert outcome.document["caveats"] == [label] and label in outcome.err
-    assert label in run("--random-weights", "--drafter", "ngram", "-q").out
+    assert label in " ".join(run("--random-weights", "--drafter", "ngram", "-q").out.split())
     events = run("--random-weights", "--drafter", "ngram", "--jsonl").events
     assert isinstance(events[0], RunStarted) and events[0].config["caveats"] == [label]
 

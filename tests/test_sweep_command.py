@@ -131,7 +131,7 @@ def test_the_same_command_again_shows_what_is_done(finished: tuple[Path, Outcome
     assert written == {name: content for name, content in before.items() if name.suffix == ".jsonl"}
     table = again.out.splitlines()
     assert table[0] == "tiny_dev  greedy"
-    assert re.match(r"tiny_dev/target on cpu.*, float32; at most 4 new tokens$", table[1])
+    assert re.match(r"tiny_dev/target on cpu.*, float32, (native|own) forward; at most 4 new tokens$", table[1])
     assert table[3].split() == ["speedup", "code", "conversation", "all"]
     value = first.document["matrices"][0]["by_k"]["2"]["speedup_decode"]["value"]
     assert table[5].startswith("K = 2 ") and f"{value:.2f}x" in table[5]
