@@ -123,7 +123,11 @@ def test_every_module_imports_from_the_wheel_alone(unpacked: Path) -> None:
 import importlib, pkgutil, specprof
 names = [m.name for m in pkgutil.walk_packages(specprof.__path__, "specprof.") if not m.name.endswith("__main__")]
 for name in names:
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        assert error.name == "triton", error  # comes with PyTorch for a GPU only
+        continue
     assert module.__file__.startswith(sys.argv[1]), module.__file__
 print(len(names))
 """

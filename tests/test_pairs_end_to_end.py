@@ -59,7 +59,7 @@ def test_gpt2_dev() -> None:
     # tokens, positions, a layer, the last norm
     assert draft["parameters"] == (50257 + 1024 + 2) * 768 + 12 * 768**2 + 13 * 768
     assert target["parameters"] == (50257 + 1024 + 2) * 1600 + 12 * 1600**2 + 13 * 1600
-    assert {draft["forward"], target["forward"]} == {"own"}
+    assert {draft["forward"], target["forward"]} <= {"native", "own"}
     assert document["config"]["vocabulary"]["kind"] == "identical"
 
 
