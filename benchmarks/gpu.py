@@ -548,9 +548,7 @@ def benchmark(plan: Plan, shapes: Sequence[Shape], *, quick: bool) -> Document:
         say(f"{shape.name} ({perf_counter() - begin:.0f} s)")
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        document = plan.attempt(
-            shape.name, lambda shape=shape: measure_shape(shape, plan, bandwidth, kernel_seconds)  # type: ignore[misc]
-        )  # fmt: skip
+        document = plan.attempt(shape.name, partial(measure_shape, shape, plan, bandwidth, kernel_seconds))
         if document is not None:
             found[shape.name] = document
         gc.collect()

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from specprof.errors import UsageError
 from specprof.models.attention import EXPLICIT_ATTENTION_WIDTH
-from specprof.models.loader import quiet_transformers
 from specprof.models.transformer import LlamaForward
 from specprof.models.wrapper import ForwardName, ModelWrapper
-from tiny_models import FAMILIES, tiny_gpt2, tiny_llama, tiny_mistral, tiny_phi3, tiny_qwen2, tiny_qwen3
+from tiny_models import FAMILIES, random_model, tiny_gpt2, tiny_llama, tiny_mistral, tiny_phi3, tiny_qwen2, tiny_qwen3
 
 VOCAB = 61
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
@@ -36,20 +35,6 @@ def made(config_name: str, **values: Any) -> Any:
     import transformers
 
     return random_model(getattr(transformers, config_name)(**values, initializer_range=0.3))
-
-
-def random_model(config: Any) -> Any:
-    import transformers
-
-    auto: Any = transformers.AutoModelForCausalLM
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        model = auto.from_config(config)
-        for name, parameter in model.named_parameters():
-            # Fresh norms are all one and biases all zero, which would hide a forward that forgot them.
-            if parameter.dim() == 1:
-                torch.nn.init.normal_(parameter, 0.0 if name.endswith("bias") else 1.0, 0.1)
-    return model.eval().requires_grad_(False)
 
 
 def mixed_layers(model: Any) -> Any:

@@ -27,14 +27,23 @@ from specprof.decoding.sampling import Sampling
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.errors import UnavailableError, UsageError
 from specprof.models.kv_cache import KVCache
-from specprof.models.loader import load_model, quiet_transformers
+from specprof.models.loader import load_model
 from specprof.models.native import forward as native
 from specprof.models.native import library as compiled
 from specprof.models.native.forward import NativeForward
 from specprof.models.native.library import Library
 from specprof.models.transformer import EarlyStates, OwnForward, own_forward
 from specprof.models.wrapper import ModelWrapper
-from tiny_models import tiny_gpt2, tiny_llama, tiny_llama3_rope, tiny_mistral, tiny_phi3, tiny_qwen2, tiny_qwen3
+from tiny_models import (
+    random_model,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_llama3_rope,
+    tiny_mistral,
+    tiny_phi3,
+    tiny_qwen2,
+    tiny_qwen3,
+)
 
 VOCAB = 61
 """Not a multiple of any number of lanes."""
@@ -46,20 +55,11 @@ torch.set_num_threads(1)
 
 def changed(model: Any, **values: Any) -> Any:
     """A random model of the same class in sizes that C can run."""
-    import transformers
 
     gpt2 = model.config.model_type == "gpt2"
     sizes = {"n_embd": 64} if gpt2 else {"hidden_size": 64, "intermediate_size": 80, "head_dim": 16}
     config = type(model.config).from_dict({**model.config.to_dict(), "vocab_size": VOCAB, **sizes, **values})
-    auto: Any = transformers.AutoModelForCausalLM
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        model = auto.from_config(config)
-        for name, parameter in model.named_parameters():
-            # Fresh norms are all one and biases all zero, which would hide a forward that forgot them.
-            if parameter.dim() == 1:
-                torch.nn.init.normal_(parameter, 0.0 if name.endswith("bias") else 1.0, 0.1)
-    return model.eval().requires_grad_(False)
+    return random_model(config)
 
 
 def mixed_layers(model: Any) -> Any:

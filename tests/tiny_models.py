@@ -145,3 +145,18 @@ def save_model_dir(path: Path, model: Any, tokenizer: Any = None, **options: Any
         if tokenizer is not None:
             tokenizer.save_pretrained(path)
     return path
+
+
+def random_model(config: Any) -> Any:
+    """A model of any configuration, of which no norm is one and no bias zero."""
+    import transformers
+
+    auto: Any = transformers.AutoModelForCausalLM
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = auto.from_config(config)
+        for name, parameter in model.named_parameters():
+            # Fresh norms are all one and biases all zero, which would hide a forward that forgot them.
+            if parameter.dim() == 1:
+                torch.nn.init.normal_(parameter, 0.0 if name.endswith("bias") else 1.0, 0.1)
+    return model.eval().requires_grad_(False)

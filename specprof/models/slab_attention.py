@@ -95,8 +95,8 @@ class SlabRows:
         if self._lengths is None:
             like = {"dtype": torch.int32, "device": self.positions.device}
             self._lengths = (
-                torch.arange(0, 2 * self.width, self.width, **like),  # type: ignore[call-overload]
-                torch.arange(0, 2 * self.bucket, self.bucket, **like),  # type: ignore[call-overload]
+                torch.arange(0, 2 * self.width, self.width, **like),  # type: ignore[call-overload]  # hidden by **
+                torch.arange(0, 2 * self.bucket, self.bucket, **like),  # type: ignore[call-overload]  # hidden by **
                 (self.positions[-1:] + 1).int(),
             )
         return self._lengths

@@ -127,7 +127,7 @@ def _misfit(own: OwnForward, found: Library) -> str | None:
 
 
 def _all_matrices(own: OwnForward) -> list[Tensor]:
-    return [own.head, *(matrix for layer in own.layers for matrix in _matrices(layer))]  # type: ignore[list-item]
+    return [own.head, *(matrix for layer in own.layers for matrix in _matrices(layer))]  # type: ignore[list-item]  # or refused
 
 
 def _matrices(layer: LlamaLayer | GPT2Layer) -> tuple[Matrix, Matrix, Matrix, Matrix]:
@@ -169,7 +169,7 @@ class NativeForward(OwnForward):
         self._threads: dict[int, int] = {}
         self._turn = threading.RLock()
 
-        inner = self.layers[0].down.shape[1]  # type: ignore[union-attr]
+        inner = self.layers[0].down.shape[1]  # type: ignore[union-attr]  # dense: unsupported() has looked
         both = inner if isinstance(own, GPT2Forward) else 2 * inner
         widths = (hidden, (self.heads + 2 * self.kv_heads) * self.head_dim, self.heads * self.head_dim, both)
         self._states, *others = (torch.zeros(found.max_width, width) for width in widths)
