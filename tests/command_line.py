@@ -19,8 +19,12 @@ import pytest
 from specprof.commands import main
 from specprof.profiling.events import Event, from_json_line
 
-QUICK = ("-n", "1", "--max-new-tokens", "8", "--reps", "1", "--warmup", "0", "--deterministic", "--no-cost-curve")
-"""One short generation by each arm. Deterministic, because that also leaves out timing the matrix products."""
+QUICK = (
+    "-n", "1", "--max-new-tokens", "8", "--ignore-eos", "--reps", "1", "--warmup", "0", "--deterministic",
+    "--no-cost-curve",
+)  # fmt: skip
+"""One short generation by each arm, as long whatever the model says. Deterministic, because that also leaves out timing
+the matrix products."""
 
 
 @dataclass(frozen=True, slots=True)

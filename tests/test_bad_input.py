@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from command_line import QUICK, Outcome, command, isolate, ok, process
+from packaged import new_token
 from specprof.models import hub
+from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.metrics import fold
 from tiny_models import VOCAB_SIZE, save_model_dir, tiny_gpt2, tiny_gpt_neox, tiny_tokenizer
 from tiny_tokenizers import byte_level, word_piece
@@ -297,7 +300,9 @@ def test_a_prompt_longer_than_the_context() -> None:
     assert "exceeds the context of tiny_dev/target, 1024" in error and "--max-new-tokens" in hint
     assert len(outcome.err.splitlines()) == 2, "quiet is quiet, libraries included"
     # Prompt and answer together: each alone would fit.
-    error, _ = refused("run", *QUICK, "--prompt", "word " * 600, "--max-new-tokens", "600", code=USAGE)
+    half = "the " * 600
+    assert 424 < len(tiny_tokenizer().encode(half)) < 1024
+    error, _ = refused("run", *QUICK, "--prompt", half, "--max-new-tokens", "600", code=USAGE)
     assert "with 600 new ones" in error
 
 
@@ -396,8 +401,8 @@ def test_a_draft_without_its_tokenizer(tmp_path: Path) -> None:
         assert "draft" in error and "tokenizer" in error and "tokenizer" in hint
 
 
-def test_a_draft_without_an_end_of_sequence(tmp_path: Path) -> None:
-    """It can't propose an end; the target ends its text all the same."""
+def test_a_draft_without_an_end_of_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can't propose an end; the target, made to end its text behind a certain token, ends it all the same."""
     for role, source in (("draft", "tiny_cross/draft"), ("target", "tiny_dev/target")):
         directory = hub.local_directory(source)
         assert directory is not None
@@ -406,10 +411,27 @@ def test_a_draft_without_an_end_of_sequence(tmp_path: Path) -> None:
         file = tmp_path / "draft" / name
         values = json.loads(file.read_text())
         file.write_text(json.dumps({key: value for key, value in values.items() if not key.startswith("eos_token")}))
+    respecting = tuple(flag for flag in QUICK if flag != "--ignore-eos")
+    texts = ("--domain", "code", "--max-new-tokens", "40")
+    (endless,) = fold(ok("run", *QUICK, "--no-save", "--no-baseline", *PAIR, *texts, "--jsonl").events)
+    last, end = new_token(endless.generated_ids, after=5), tiny_tokenizer().eos_token_id
+    extend = ModelWrapper.extend
+
+    def ending(wrapper: ModelWrapper, ids: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        logits = extend(wrapper, ids, *arguments, **options)
+        if wrapper.name == "target":
+            logits = logits.clone()
+            logits[ids[-len(logits) :] == last, end] = 2 * logits.abs().max()
+        return logits
+
+    monkeypatch.setattr(ModelWrapper, "extend", ending)
+    expected = [*endless.generated_ids[: endless.generated_ids.index(last) + 1], end]
     for method in ("tli", "slem"):
-        texts = ("--domain", "code", "--max-new-tokens", "40", "--vocab-method", method)
-        plain, speculative = fold(ok("run", *QUICK, "--no-save", *PAIR, *texts, "--jsonl").events)
-        assert plain.generated_ids == speculative.generated_ids and speculative.finish_reason == "stop"
+        events = ok("run", *respecting, "--no-save", *PAIR, *texts, "--vocab-method", method, "--jsonl").events
+        plain, speculative = fold(events)
+        assert plain.generated_ids == speculative.generated_ids == expected
+        assert plain.finish_reason == speculative.finish_reason == "stop"
+    monkeypatch.undo()
     ok("run", *QUICK, "--no-save", *PAIR, "--temperature", "0.8")
 
 

@@ -109,7 +109,8 @@ def test_a_cell_says_what_a_run_says(
 
 
 def test_every_drafter_returns_what_the_target_returns(bench: Bench) -> None:
-    of = plan(some()[:1], k=(3,), drafters=("model", "ngram", "layerskip", "self", "random"), draft_layers=1)
+    drafters = ("model", "ngram", "layerskip", "self", "random")
+    of = plan(some()[:1], k=(3,), drafters=drafters, draft_layers=1, ignore_eos=True)
     ready = prepare(bench, of)
     assert ready.refused == {}
     assert ready.models["draft"]["model"] == "tiny_dev/draft"

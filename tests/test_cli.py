@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from command_line import QUICK, Outcome, command, isolate, ok, process
+from packaged import copy_that_ends_at, new_token
 from specprof.commands.sinks import TextStream
+from specprof.decoding.vocabulary import VocabularyVerdict, compare_vocabularies
 from specprof.models import hub, loader
 from specprof.models.linear import by_rows
 from specprof.models.native import forward
@@ -378,7 +380,7 @@ def test_random_drafts_are_hardly_ever_accepted_and_harm_nothing() -> None:
 
 
 def test_layer_skip_drafts_with_the_targets_first_layers() -> None:
-    texts = ("-n", "2", "--max-new-tokens", "16")
+    texts = ("-n", "2", "--max-new-tokens", "48")
     rates = {}
     for depth in (1, 7):
         document = run("--drafter", "layerskip", "--draft-layers", str(depth), *texts, "--json").document
@@ -394,28 +396,46 @@ def test_layer_skip_drafts_with_the_targets_first_layers() -> None:
 @pytest.mark.parametrize("drafter", ["model", "layerskip"])
 def test_a_threshold_ends_drafts_early(drafter: str) -> None:
     layers = ("--draft-layers", "4") if drafter == "layerskip" else ()
-    lengths = []
-    for threshold in ("0.5", "1"):
-        arguments = ("--drafter", drafter, *layers, "--draft-threshold", threshold, "--max-new-tokens", "16")
-        events = run(*arguments, "--jsonl").events
+    lengths = set()
+    for threshold in (0.2, 0.8):
+        arguments = ("--drafter", drafter, *layers, "--draft-threshold", str(threshold), "--max-new-tokens", "64")
+        events = run(*arguments, "--detail", "--jsonl").events
         assert tokens(events)["AR"] == tokens(events)["SD-K4"]
         rounds = [e for e in events if isinstance(e, Round) and e.decoder == "SD-K4" and not e.cut]
         assert {r.k for r in rounds} == {4}, "which was asked for"
-        lengths.append(sum(len(r.draft_tokens) for r in rounds) / len(rounds))
-    # No token has probability 1, and so every draft is one token.
-    assert 4 > lengths[0] > lengths[1] == 1
+        for round in rounds:
+            # Greedy: a drafted token is the likeliest one. The first that is unlikely is the last.
+            assert round.draft_prob is not None and len(round.draft_prob) == len(round.draft_tokens)
+            *sure, last = round.draft_prob
+            assert min(sure, default=1) >= threshold and (last < threshold or len(round.draft_tokens) == 4)
+            lengths.add(len(round.draft_tokens))
+    assert lengths >= {1, 4}, "some drafts end early, and some don't"
+
+
+def crossed_vocabularies() -> VocabularyVerdict:
+    """What the two tokenizers of tiny_cross share."""
+    draft, target = loader.load_tokenizer("tiny_cross/draft"), tiny_tokenizer()
+    verdict = compare_vocabularies(draft, target, 2048, 4096)
+    # Its ids but for <unk>, <s> and one more, which are no text; every byte at least is shared.
+    assert 256 < verdict.shared == len(verdict.to_target) < 2045
+    assert verdict.reason == (
+        f"{verdict.shared} of the draft's 2045 tokens are tokens of the target too"
+        " (metaspace draft, byte-level target)"
+    )
+    return verdict
 
 
 @pytest.mark.parametrize("method", ["tli", "slem", "auto"])
 def test_a_draft_of_another_vocabulary(method: str) -> None:
-    arguments = ("--pair", "tiny_cross", "--vocab-method", method, "-n", "2", "--max-new-tokens", "12")
+    arguments = ("--pair", "tiny_cross", "--vocab-method", method, "-n", "2", "--max-new-tokens", "48")
+    shared = crossed_vocabularies()
     outcome = run(*arguments, "--json")
     document = outcome.document
     assert document["output_matches_baseline"]["num_identical"] == document["num_prompts"] == 2
     assert document["acceptance"]["num_accepted_draft_tokens"] > 0
-    assert "note: different vocabularies: 1886 of the draft's 2045 tokens are tokens of the target too" in outcome.err
+    assert f"note: different vocabularies: {shared.reason}" in outcome.err
     vocabulary = document["config"]["vocabulary"]
-    assert (vocabulary["kind"], vocabulary["shared"]) == ("overlapping", 1886) and "to_target" not in vocabulary
+    assert (vocabulary["kind"], vocabulary["shared"]) == ("overlapping", shared.shared) and "to_target" not in vocabulary
     used = document["config"]["vocab_method"]
     if method == "auto":
         assert used in ("tli", "slem")
@@ -434,7 +454,7 @@ def test_sampling_from_a_draft_of_another_vocabulary() -> None:
 
 def test_sampling_draws_by_the_seed() -> None:
     def sampled(*arguments: str) -> dict[str, list[int]]:
-        outcome = run("--temperature", "0.8", "--jsonl", *arguments)
+        outcome = run("--temperature", "2", "--max-new-tokens", "24", "--jsonl", *arguments)
         assert all(
             e.target_prob is not None and e.alpha is not None
             for e in outcome.events
@@ -446,7 +466,7 @@ def test_sampling_draws_by_the_seed() -> None:
     assert sampled("--seed", "1") == first
     assert sampled("--seed", "2") != first
     # With one token kept, sampling is greedy: these two options do reach the sampler.
-    greedy = tokens(default_events())
+    greedy = tokens(run("--max-new-tokens", "24", "--jsonl").events)
     assert first != greedy
     assert sampled("--top-k", "1") == greedy == sampled("--top-p", "1e-6")
 
@@ -500,11 +520,18 @@ def test_the_usual_forward_is_the_one_in_c_and_where_there_is_none_the_run_says_
     )
 
 
-def test_the_end_of_a_text_is_respected_unless_told_otherwise() -> None:
-    arguments = ("--domain", "code", "--max-new-tokens", "40", "--no-baseline", "--jsonl")
-    for flags, reason in (((), "stop"), (("--ignore-eos",), "length")):
-        ended = [e for e in run(*arguments, *flags).events if isinstance(e, PromptEnded)]
-        assert [e.finish_reason for e in ended] == [reason]
+def test_the_end_of_a_text_is_respected_unless_told_otherwise(tmp_path: Path) -> None:
+    """By a target for which a token ends the text that it is known to come to."""
+    long = ("--max-new-tokens", "40", "--jsonl")
+    text = tokens(run(*long).events)["AR"]
+    last = new_token(text, after=5)
+    target = str(copy_that_ends_at(last, "tiny_dev/target", tmp_path / "target"))
+    respecting = tuple(flag for flag in QUICK if flag != "--ignore-eos")
+    for flags, reason in ((respecting, "stop"), (QUICK, "length")):
+        events = ok("run", *flags, "--no-save", "--draft", DRAFT, "--target", target, *long).events
+        assert {e.finish_reason for e in events if isinstance(e, PromptEnded)} == {reason}
+        ended = text[: text.index(last) + 1] if reason == "stop" else text
+        assert tokens(events) == {"AR": ended, "SD-K4": ended}
 
 
 def test_dtype_is_that_of_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -632,12 +659,13 @@ def test_the_card_of_a_pair() -> None:
 def test_the_card_of_a_pair_of_two_vocabularies() -> None:
     outcome = ok("load", "--pair", "tiny_cross", "--json")
     vocabulary = outcome.document["vocabulary"]
+    verdict = crossed_vocabularies()
     assert vocabulary == {
         "kind": "overlapping",
         "draft_size": 2048,
         "target_size": 4096,
-        "shared": 1886,
-        "reason": "1886 of the draft's 2045 tokens are tokens of the target too (metaspace draft, byte-level target)",
+        "shared": verdict.shared,
+        "reason": verdict.reason,
         "target_mass": vocabulary["target_mass"],
     }
     assert 0.5 < vocabulary["target_mass"] < 1
@@ -697,6 +725,6 @@ def test_streamed_text_marks_where_each_token_came_from() -> None:
 
 def test_v_streams_what_was_generated() -> None:
     outcome = run("-v", "--jsonl", "--max-new-tokens", "24")
-    text = tiny_tokenizer().decode(tokens(outcome.events)["SD-K4"])
+    text = tiny_tokenizer().decode(tokens(outcome.events)["SD-K4"], skip_special_tokens=True)
     shown = outcome.err.split("--- code_000\n", 1)[1]
     assert re.sub(r"[\[\]{}\s]", "", text) == re.sub(r"[\[\]{}\s]", "", shown)

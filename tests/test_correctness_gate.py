@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from command_line import Outcome, command, isolate, ok
 from specprof.commands.run import _check_output
@@ -16,10 +17,16 @@ from specprof.experiments.saved_runs import differences, read_run, saved_runs
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.comparison import Comparison, Divergence, compare
 from specprof.profiling.events import RunEnded
+from specprof.profiling.metrics import fold
 from test_comparison import ar, sd
 
 CORRECTNESS = 6
-SHORT = ("-n", "2", "--max-new-tokens", "12", "--reps", "1", "--warmup", "0", "--deterministic", "--no-cost-curve")
+SHORT = (
+    "-n", "2", "--max-new-tokens", "12", "--ignore-eos", "--reps", "1", "--warmup", "0", "--deterministic",
+    "--no-cost-curve",
+)  # fmt: skip
+UNLIKE = ("--drafter", "random")
+"""Drafts that are surely none of the target's text, however good the packaged draft is."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +47,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> Outcome:
-    return command("run", *SHORT, *arguments)
+    return command("run", *SHORT, *UNLIKE, *arguments)
 
 
 def failing(outcome: Outcome) -> None:
@@ -102,7 +109,7 @@ def test_the_report_of_such_a_run_says_so(broken: None) -> None:
     ids=" ".join,
 )
 def test_where_texts_may_differ_or_there_is_but_one_nothing_is_judged(arguments: tuple[str, ...], broken: None) -> None:
-    document = ok("run", *SHORT, "--json", *arguments).document
+    document = ok("run", *SHORT, *UNLIKE, "--json", *arguments).document
     [saved] = saved_runs(Path("results"))
     assert read_run(saved.path).differences == ()
     match = document["output_matches_baseline"] or {"divergences": []}
@@ -116,13 +123,15 @@ def test_an_engine_that_works_passes() -> None:
 
 def test_a_tie_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tokens are exactly as likely everywhere, and a pass of several rounds one of them up."""
-    text = ok("run", *SHORT, "--jsonl", "--no-save").events
-    often = next(event.emitted_tokens[0] for event in text if hasattr(event, "emitted_tokens"))
-    extend, twin = ModelWrapper.extend, often + 1
+    text = [token for result in fold(ok("run", *SHORT, "--jsonl", "--no-save").events) for token in result.generated_ids]
+    often = text[1]
+    extend, twin = ModelWrapper.extend, next(token for token in range(1, 4096) if token not in text)
 
     def rounding(wrapper: ModelWrapper, *arguments: Any, **options: Any) -> Any:
         logits = extend(wrapper, *arguments, **options).clone()
-        logits[:, twin] = logits[:, often] + (1e-6 if logits.shape[0] > 1 else -1e-6)
+        # As near as two numbers can be that differ.
+        aim = torch.tensor(float("inf") if logits.shape[0] > 1 else float("-inf"))
+        logits[:, twin] = logits[:, often].nextafter(aim)
         return logits
 
     monkeypatch.setattr(ModelWrapper, "extend", rounding)

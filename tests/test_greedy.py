@@ -291,7 +291,8 @@ def test_a_draft_of_another_vocabulary_changes_no_token(method: str, source: str
         results.append(decoder.generate(prompt, NEW_TOKENS, stop_ids=NO_STOP))
         assert results[-1].generated_ids == expected
     drafted, accepted = drafted_and_accepted(results)
-    assert len(results) >= 12 and 0.1 * drafted < accepted < drafted
+    # By chance one draft in thousands would be accepted, and how many more are depends on how good the draft is.
+    assert len(results) >= 12 and 0.02 * drafted < accepted < drafted
 
 
 # --- 16-bit types

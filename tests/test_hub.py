@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from specprof.errors import SpecprofError, UnavailableError, UsageError
+from packaged import llama_parameters
 from specprof.models import hub
 
 ROOT = Path(__file__).parent.parent
@@ -76,9 +77,9 @@ def test_packaged_models_are_found_without_a_hub(name: str) -> None:
 
 def test_sizes_come_from_the_headers() -> None:
     # Llama with a tied head: table + layers x (4 attention + 3 MLP matrices + 2 norms) + final norm.
-    target = 4096 * 256 + 8 * (4 * 256 * 256 + 3 * 256 * 672 + 2 * 256) + 256
-    draft = 4096 * 128 + 1 * (4 * 128 * 128 + 3 * 128 * 320 + 2 * 128) + 128
-    for name, parameters in (("target", target), ("draft", draft)):
+    assert llama_parameters("tiny_dev/target") == 4096 * 256 + 8 * (4 * 256 * 256 + 3 * 256 * 672 + 2 * 256) + 256
+    for name in ("target", "draft"):
+        parameters = llama_parameters(f"tiny_dev/{name}")
         assert hub.num_parameters(PACKAGED / name) == parameters
         assert hub.weight_bytes(PACKAGED / name) == 2 * parameters
 

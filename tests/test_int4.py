@@ -37,6 +37,7 @@ from specprof.models.loader import (
 )
 from specprof.models.transformer import EarlyStates, GPT2Forward, LlamaForward
 from specprof.models.wrapper import ModelWrapper
+from packaged import llama_parameters
 from tiny_models import (
     VOCAB_SIZE,
     save_model_dir,
@@ -426,7 +427,7 @@ def test_load_prints_the_footprint() -> None:
     facts = outcome.document["models"]["model"]
     assert facts["memory_bytes"] == TARGET_INT4_BYTES
     assert (facts["forward"], facts["dtype"], facts["compute_dtype"]) == ("own", "int4", "float32")
-    assert facts["parameters"] == 7_278_848
+    assert facts["parameters"] == llama_parameters("tiny_dev/target")
     card = ok("load", "--model", "tiny_dev/target", "--dtype", "int4", "--device", "cpu", "--n-tokens", "0").out
     assert f"memory     : {TARGET_INT4_BYTES / 2**20:.1f} MB (int4, computes in float32)" in card
 

@@ -32,6 +32,7 @@ from specprof.models.loader import (
 )
 from specprof.models.random_weights import known_models, model_config, random_model
 from specprof.models.registry import REGISTRY
+from packaged import llama_parameters
 from tiny_models import FAMILIES, save_model_dir, tiny_gpt2, tiny_llama, tiny_phi3, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -80,9 +81,10 @@ def test_dtypes_on_the_cpu(dtype: str, expected: torch.dtype) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert parameter_count(model) == 713_088
-    assert memory_footprint_bytes(model) == pytest.approx(713_088 * expected.itemsize, rel=1e-3)
-    assert memory_needed(PACKAGED / "draft", dtype, "cpu") == 713_088 * expected.itemsize
+    parameters = llama_parameters("tiny_dev/draft")
+    assert parameter_count(model) == parameters
+    assert memory_footprint_bytes(model) == pytest.approx(parameters * expected.itemsize, rel=1e-3)
+    assert memory_needed(PACKAGED / "draft", dtype, "cpu") == parameters * expected.itemsize
 
 
 def test_half_precision_keeps_its_type_on_cuda() -> None:
@@ -121,7 +123,7 @@ def test_int4() -> None:
     # Rows of 672 are not whole blocks of 64, which bitsandbytes gets wrong on the CPU.
     assert model.model.layers[0].mlp.down_proj.weight.dtype is torch.float32
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert parameter_count(model) == parameter_count(reference) == 7_278_848
+    assert parameter_count(model) == parameter_count(reference) == llama_parameters("tiny_dev/target")
     assert memory_footprint_bytes(model) == pytest.approx(memory_needed(PACKAGED / "target", "int4", "cpu"), rel=1e-3)
     assert memory_footprint_bytes(model) < memory_footprint_bytes(reference) / 2
     # Every weight is the original up to the error of NF4 (about 9 % of a normal distribution), and the model
@@ -454,7 +456,7 @@ def test_random_llama_has_the_true_buffers_and_the_seed_counts() -> None:
 def test_random_int4() -> None:
     pytest.importorskip("bitsandbytes")
     model = random_model("tiny_dev/target", "int4", "cpu")
-    assert parameter_count(model) == 7_278_848
+    assert parameter_count(model) == llama_parameters("tiny_dev/target")
     assert memory_footprint_bytes(model) == pytest.approx(memory_needed(PACKAGED / "target", "int4", "cpu"), rel=1e-3)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     layers = model.model.layers

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from specprof.decoding.request import Request
+from specprof.experiments.arms import load_arms
 from specprof.experiments.engine import Decoder
 from specprof.experiments.observer import Observer, draft_matches, text_of
 from specprof.experiments.run import measure, request_for
@@ -47,11 +48,17 @@ def arms() -> tuple[Decoder, Decoder]:
     return loaded().baseline, loaded().speculative
 
 
-def observed(observer: Observer, *, prompts: Sequence[int] = (0, 1), repetition: int = 0) -> list[GenerationResult]:
+def observed(
+    observer: Observer,
+    *,
+    prompts: Sequence[int] = (0, 1),
+    repetition: int = 0,
+    decoders: Sequence[Decoder] | None = None,
+) -> list[GenerationResult]:
     events = [
         event
         for prompt in prompts
-        for decoder in arms()
+        for decoder in decoders or arms()
         for event in observer.events(decoder, request(prompt, repetition))
     ]
     return list(fold(events))
@@ -101,7 +108,8 @@ def test_readings_enclose_the_generation_and_stay_out_of_it() -> None:
                 counter.at.append("decode")
                 yield event
 
-    list(metered(counter).events(Noted(), request()))  # type: ignore[arg-type]
+    unending = request_for(quick(ignore_eos=True), loaded(), encoded(quick())[0], 0)
+    list(metered(counter).events(Noted(), unending))  # type: ignore[arg-type]
     assert counter.at[0] == counter.at[-1] == "read" and counter.at.count("read") == 2
     assert len(counter.at) > 5
 
@@ -110,8 +118,10 @@ def test_readings_enclose_the_generation_and_stay_out_of_it() -> None:
 
 
 def test_the_first_repetition_notes_what_every_token_stands_for() -> None:
+    """Drafts of random tokens are rejected."""
     observer = Observer(lambda token: f"<{token}>")
-    first, again = observed(observer), observed(observer, repetition=1)
+    unlike = (loaded().baseline, load_arms(quick(drafter="random")).speculative)
+    first, again = (observed(observer, repetition=repetition, decoders=unlike) for repetition in (0, 1))
     for result in first:
         seen = {*result.generated_ids, *(token for round in result.rounds for token in round.draft_tokens)}
         assert result.token_texts == {str(token): f"<{token}>" for token in seen}
@@ -203,7 +213,7 @@ def test_sampled_text_has_no_hindsight() -> None:
 def test_prefill_and_rounds_are_the_time_that_passed(arm: int) -> None:
     """By a clock around the decoder. A machine with other things to do may spoil a try, not all of them."""
     decoder = arms()[arm]
-    long = request_for(quick(), loaded(), encoded(quick())[0], 0, max_new_tokens=60)
+    long = request_for(quick(ignore_eos=True), loaded(), encoded(quick())[0], 0, max_new_tokens=60)
     outside = []
     for _ in range(12):
         begin = time.perf_counter()

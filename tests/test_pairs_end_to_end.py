@@ -17,7 +17,10 @@ from specprof.models import int4
 from specprof.profiling.events import Round
 
 # After the first token K = 2 fits once whole; the second round is cut short.
-SHORT = ("--max-new-tokens", "4", "--k", "2", "-n", "1", "--reps", "1", "--warmup", "0", "--deterministic", "--no-save")
+SHORT = (
+    "--max-new-tokens", "4", "--ignore-eos", "--k", "2", "-n", "1", "--reps", "1", "--warmup", "0", "--deterministic",
+    "--no-save",
+)  # fmt: skip
 SCALED = ("--random-weights", "--scale-layers", "1")
 
 
@@ -86,7 +89,7 @@ def test_a_target_drafts_for_itself_in_4_bits(loaded: list[Arms]) -> None:
     Path("specprof.toml").write_text(
         "[pairs.self]\ndraft = 'tiny_dev/target'\ntarget = 'tiny_dev/target'\ndraft_dtype = 'int4'\n"
     )
-    _, document = run("--pair", "self", "--max-new-tokens", "24")
+    _, document = run("--pair", "self", "--max-new-tokens", "64")
     check_int4_self(document, loaded)
     assert document["acceptance"]["draft_acceptance_rate"] > 0.5
 

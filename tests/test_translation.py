@@ -155,7 +155,7 @@ def test_what_the_draft_likes_best_is_of_no_account_if_the_target_has_no_token_f
     pair = pair_of("tiny_cross", "tiny_dev")
     logits = pair.logits()
     unmapped = [i for i in range(pair.verdict.draft_size) if i not in pair.verdict.to_target]
-    assert len(unmapped) > 10
+    assert unmapped
     logits[:, unmapped] += 100
     assert_laws(pair.translation, logits, pair.mapped, pair.verdict.target_size)
     # Restricted before top-k, not after: or nothing would be left.

@@ -13,7 +13,11 @@ from command_line import command, isolate, ok
 from specprof.decoding import judge
 
 USAGE, UNAVAILABLE, INCORRECT = 2, 3, 6
-QUICK = ("verify", "-n", "2", "--reps", "1", "--max-new-tokens", "24", "--device", "cpu", "--deterministic")
+QUICK = (
+    "verify", "-n", "2", "--reps", "1", "--max-new-tokens", "24", "--ignore-eos", "--device", "cpu", "--deterministic",
+)  # fmt: skip
+UNLIKE = ("--drafter", "random")
+"""Drafts that are surely none of the target's text, however good the packaged draft is."""
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +67,7 @@ def test_a_broken_engine_ends_with_its_own_exit_code(monkeypatch: pytest.MonkeyP
         return torch.tensor(len(target_prob))
 
     monkeypatch.setattr(judge, "count_accepted", wrong)
-    found = command(*QUICK, "--json", "-o", "failed.json")
+    found = command(*QUICK, *UNLIKE, "--json", "-o", "failed.json")
     assert found.code == INCORRECT
     error, hint = found.told
     assert error.startswith("The output is not the target's: ") and "--seed" in hint
@@ -87,7 +91,7 @@ def test_a_greedy_fault_is_no_tie(monkeypatch: pytest.MonkeyPatch) -> None:
         return judge.Verdict(verdict.draft_tokens, len(verdict.draft_tokens), verdict.next_token)
 
     monkeypatch.setattr(judge.Judge, "read", wrong)
-    found = command(*QUICK, "--temperature", "0", "--json")
+    found = command(*QUICK, *UNLIKE, "--temperature", "0", "--json")
     assert found.code == INCORRECT and found.document["verdict"] == "failed"
     assert (found.document["mode"], found.document["num_texts"]) == ("greedy", 2)
     assert {difference["verdict"] for difference in found.document["differences"]} == {"failure"}
