@@ -424,14 +424,14 @@ def test_a_draft_without_an_end_of_sequence(tmp_path: Path, monkeypatch: pytest.
             logits[ids[-len(logits) :] == last, end] = 2 * logits.abs().max()
         return logits
 
-    monkeypatch.setattr(ModelWrapper, "extend", ending)
     expected = [*endless.generated_ids[: endless.generated_ids.index(last) + 1], end]
-    for method in ("tli", "slem"):
-        events = ok("run", *respecting, "--no-save", *PAIR, *texts, "--vocab-method", method, "--jsonl").events
-        plain, speculative = fold(events)
-        assert plain.generated_ids == speculative.generated_ids == expected
-        assert plain.finish_reason == speculative.finish_reason == "stop"
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelWrapper, "extend", ending)
+        for method in ("tli", "slem"):
+            events = ok("run", *respecting, "--no-save", *PAIR, *texts, "--vocab-method", method, "--jsonl").events
+            plain, speculative = fold(events)
+            assert plain.generated_ids == speculative.generated_ids == expected
+            assert plain.finish_reason == speculative.finish_reason == "stop"
     ok("run", *QUICK, "--no-save", *PAIR, "--temperature", "0.8")
 
 

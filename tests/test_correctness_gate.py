@@ -123,7 +123,9 @@ def test_an_engine_that_works_passes() -> None:
 
 def test_a_tie_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tokens are exactly as likely everywhere, and a pass of several rounds one of them up."""
-    text = [token for result in fold(ok("run", *SHORT, "--jsonl", "--no-save").events) for token in result.generated_ids]
+    text = [
+        token for result in fold(ok("run", *SHORT, "--jsonl", "--no-save").events) for token in result.generated_ids
+    ]
     often = text[1]
     extend, twin = ModelWrapper.extend, next(token for token in range(1, 4096) if token not in text)
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from specprof.errors import SpecprofError, UnavailableError, UsageError
 from packaged import llama_parameters
+from specprof.errors import SpecprofError, UnavailableError, UsageError
 from specprof.models import hub
 
 ROOT = Path(__file__).parent.parent

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from command_line import ok
+from packaged import llama_parameters
 from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.drafters import DraftModel
 from specprof.decoding.speculative import SpeculativeDecoder
@@ -37,7 +38,6 @@ from specprof.models.loader import (
 )
 from specprof.models.transformer import EarlyStates, GPT2Forward, LlamaForward
 from specprof.models.wrapper import ModelWrapper
-from packaged import llama_parameters
 from tiny_models import (
     VOCAB_SIZE,
     save_model_dir,

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from packaged import llama_parameters
 from specprof.errors import ResourceError, SpecprofError, UnavailableError, UsageError
 from specprof.models import hub, loader
 from specprof.models.loader import (
@@ -32,7 +33,6 @@ from specprof.models.loader import (
 )
 from specprof.models.random_weights import known_models, model_config, random_model
 from specprof.models.registry import REGISTRY
-from packaged import llama_parameters
 from tiny_models import FAMILIES, save_model_dir, tiny_gpt2, tiny_llama, tiny_phi3, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent

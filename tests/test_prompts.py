@@ -211,9 +211,9 @@ def test_print_stats_shows_a_dash_for_counts_nobody_made() -> None:
 def test_token_counts_are_those_of_the_encoded_prompt() -> None:
     dataset = PromptDataset((Prompt("a", "code", "abc\n"), Prompt("b", "conversation", "hi")))
     counted = dataset.with_token_counts(byte_tokenizer(CHAT_TEMPLATE))
-    assert [prompt.token_count for prompt in counted] == [1 + 3, 1 + len("[user]hi[assistant]")]
+    assert [prompt.token_count for prompt in counted] == [1 + 4, 1 + len("[user]hi[assistant]")]
     plain = dataset.with_token_counts(byte_tokenizer(CHAT_TEMPLATE), chat_template="off")
-    assert [prompt.token_count for prompt in plain] == [1 + 3, 1 + 2]
+    assert [prompt.token_count for prompt in plain] == [1 + 4, 1 + 2]
 
 
 # Encoding
@@ -238,17 +238,27 @@ def test_the_template_can_be_left_out_and_need_not_exist() -> None:
     assert encode(prompt, byte_tokenizer()) == expected
 
 
-@pytest.mark.parametrize("domain", ["code", "conversation"])
-def test_trailing_white_space_is_not_encoded(domain: str) -> None:
+@pytest.mark.parametrize("text", ["x = 1\n", "x = 1 ", "x = 1\r\n", "  x = 1 \n\n    ", "\n\nx = 1\t"])
+def test_white_space_around_a_prompt_is_encoded(text: str) -> None:
     tokenizer = byte_tokenizer(CHAT_TEMPLATE)
-    bare = encode(Prompt("a", domain, "  x = 1"), tokenizer)
-    assert encode(Prompt("a", domain, "  x = 1 \n\n    "), tokenizer) == bare
-    assert bare != encode(Prompt("a", domain, "x = 1"), tokenizer), "leading white space belongs to the prompt"
+    assert encode(Prompt("a", "code", text), tokenizer) == [BOS, *raw_ids(text)]
+    assert encode(Prompt("a", "conversation", text), tokenizer) == [BOS, *raw_ids(f"[user]{text}[assistant]")]
+    assert encode(Prompt("a", "conversation", text), tokenizer, chat_template="off") == [BOS, *raw_ids(text)]
 
 
-def test_a_prompt_without_text_is_refused_when_encoded() -> None:
+@pytest.mark.parametrize("model", ["tiny_dev/target", "tiny_cross/draft"])
+def test_the_packaged_tokenizers_keep_white_space(model: str) -> None:
+    tokenizer = load_tokenizer(model)
+    texts = ["def f(x):", "def f(x):\n", "def f(x): ", "def f(x):\n    "]
+    encoded = [encode(Prompt("a", "code", text), tokenizer) for text in texts]
+    assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded] == texts
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+@pytest.mark.parametrize("domain", ["code", "conversation"])
+def test_a_prompt_without_text_is_refused_when_encoded(domain: str, text: str) -> None:
     with pytest.raises(UsageError, match="'a' holds no text"):
-        encode(Prompt("a", "code", " \n"), byte_tokenizer())
+        encode(Prompt("a", domain, text), byte_tokenizer(CHAT_TEMPLATE))
 
 
 def test_a_template_that_fails_is_the_users_to_switch_off() -> None:
@@ -320,7 +330,36 @@ def test_json_lines_may_have_blank_lines_and_line_separators_in_texts(tmp_path: 
 
 def test_plain_text_is_one_prompt(tmp_path: Path) -> None:
     path = written(tmp_path, "own.txt", 'first line\n["second"]\n')
-    assert PromptDataset.load(path).get_all() == [Prompt("custom_000", "custom", 'first line\n["second"]\n')]
+    assert PromptDataset.load(path).get_all() == [Prompt("custom_000", "custom", 'first line\n["second"]')]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("def f():", "def f():"),
+        ("def f():\n", "def f():"),
+        ("def f():\r\n", "def f():"),
+        ("def f():\n\n", "def f():\n"),
+        ("def f():\r\n\r\n", "def f():\r\n"),
+        ("\n\tdef f():\n    \n", "\n\tdef f():\n    "),
+        ("def f(): ", "def f(): "),
+        ("def f():\n    ", "def f():\n    "),
+        ("def f():\r", "def f():\r"),
+    ],
+)
+def test_of_plain_text_one_line_end_is_the_files(tmp_path: Path, content: str, text: str) -> None:
+    from_file = PromptDataset.load(written(tmp_path, "own.txt", content))
+    assert from_file.get_all() == PromptDataset.read(io.BytesIO(content.encode())).get_all()
+    assert [prompt.raw_text for prompt in from_file] == [text]
+
+
+@pytest.mark.parametrize("text", ["def f():\n", "def f():\r\n", "def f():\n\n", " x \t"])
+def test_json_texts_keep_their_white_space(tmp_path: Path, text: str) -> None:
+    item = json.dumps({"text": text})
+    for name, content in (("own.json", f"[{item}]\n"), ("own.jsonl", f"{item}\n")):
+        from_file = PromptDataset.load(written(tmp_path, name, content))
+        assert from_file.get_all() == PromptDataset.read(io.BytesIO(content.encode())).get_all()
+        assert [prompt.raw_text for prompt in from_file] == [text]
 
 
 @pytest.mark.parametrize("name", ["own.json", "own.txt"])
@@ -388,7 +427,7 @@ def test_texts_become_custom_prompts() -> None:
 
 def test_a_stream_is_one_prompt() -> None:
     stream = io.BytesIO("\ufefffirst\nsecond é\n".encode())
-    assert PromptDataset.read(stream).get_all() == [Prompt("custom_000", "custom", "first\nsecond é\n")]
+    assert PromptDataset.read(stream).get_all() == [Prompt("custom_000", "custom", "first\nsecond é")]
 
 
 @pytest.mark.parametrize("raw", ["[1, 2, 3]", "{x: 1}", '"quoted"', "[see below] and go on"])

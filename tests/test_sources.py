@@ -74,8 +74,8 @@ def test_code_is_the_prompt_of_a_humaneval_row(local: Callable[..., list[Any]], 
     texts = read_texts(BY_DOMAIN["code"], 50, seed=0)
     assert asked == [("openai/openai_humaneval", None, "test", True)]
     assert len(set(texts)) == 50
-    assert set(texts) <= {row["prompt"].rstrip() for row in humaneval_rows()}
-    assert all(text.endswith('"""') for text in texts)
+    assert set(texts) <= {row["prompt"] for row in humaneval_rows()}
+    assert all(text.startswith("\n\n") and text.endswith('"""\n') for text in texts), "as they are"
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "json"])

@@ -31,7 +31,10 @@ from specprof.profiling.events import (
 from specprof.profiling.metrics import fold
 
 RESOURCES, INTERRUPTED, BROKEN_PIPE = 4, 130, 141
-LONG = ("--max-new-tokens", "48", "--reps", "100", "--warmup", "0", "--deterministic", "--results-dir", "results")
+LONG = (
+    "--max-new-tokens", "48", "--ignore-eos", "--reps", "100", "--warmup", "0", "--deterministic",
+    "--results-dir", "results",
+)  # fmt: skip
 """Goes on for minutes, unless somebody ends it."""
 
 

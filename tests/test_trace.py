@@ -250,7 +250,7 @@ def measured() -> tuple[tuple[Event, ...], Any]:
         get_pair("tiny_dev"),
         k=3,
         temperature=0.8,
-        max_new_tokens=24,
+        max_new_tokens=48,
         repetitions=1,
         detail=True,
         deterministic=True,

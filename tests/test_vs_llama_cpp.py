@@ -242,7 +242,7 @@ def test_our_side_decodes_the_targets_text_and_counts_its_drafts(pair: tuple[Mod
     assert plain.num_drafted == plain.num_accepted == 0 and plain.seconds > 0 and speculative.seconds > 0
     result = SpeculativeDecoder(target, DraftModel(draft), 2).generate(prompt, 40, stop_ids=frozenset())
     assert speculative.num_drafted == sum(len(round.draft_tokens) for round in result.rounds)
-    assert 0 < speculative.num_accepted == sum(round.num_accepted for round in result.rounds) < speculative.num_drafted
+    assert 0 < speculative.num_accepted == sum(round.num_accepted for round in result.rounds)
 
 
 def greedily(model: Any, prompt: list[int], length: int) -> tuple[int, ...]:

@@ -34,6 +34,7 @@ _SCHEMA_HINT = 'write a list of texts, or of objects such as {"prompt_id": "a", 
 
 _JSON_LIST = re.compile(r'\s*\[\s*["{]')
 _JSON_OBJECT = re.compile(r'\s*\{\s*"')
+_FINAL_LINE_END = re.compile(r"\r?\n\Z")
 
 ChatTemplate = Literal["auto", "off"]
 
@@ -89,7 +90,7 @@ class PromptDataset:
     @classmethod
     def read(cls, stream: BinaryIO) -> PromptDataset:
         """Prompts of a pipe, which has no suffix: JSON or JSON Lines if it begins like a list of texts or objects
-        or like an object, else the whole text as one prompt.
+        or like an object, else plain text; each read as :meth:`load` reads it.
 
         Raises:
             UsageError: it is empty, isn't UTF-8, or begins like JSON and isn't; the message says where.
@@ -105,7 +106,8 @@ class PromptDataset:
 
         ``.json`` is a list and ``.jsonl`` one item a line; an item is a text, or an object with the text under
         ``raw_text``, ``prompt`` or ``text`` and optionally ``prompt_id``, ``domain`` and ``token_count``.
-        Any other file is plain text: the whole of it is one prompt.
+        Any other file is plain text: the whole of it is one prompt, but for the line end that editors put at the end
+        of a file. Texts are kept as they are.
 
         Raises:
             UsageError: the file can't be read, isn't UTF-8, or doesn't hold prompts; the message says where.
@@ -122,7 +124,7 @@ class PromptDataset:
                 case ".jsonl" | ".ndjson":
                     return cls(_from_items(_json_lines_items(text)))
                 case _:
-                    return cls.from_texts([text])
+                    return cls.from_texts([_FINAL_LINE_END.sub("", text)])
         except UsageError as error:
             raise UsageError(f"{name}: {error.message}", error.hint) from error
 
@@ -224,15 +226,14 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, *, chat_template:
     """Token ids to prefill for a prompt.
 
     With ``"auto"``, conversation and summarization go through the tokenizer's chat template where it has one.
-    Everything else is encoded as it stands, with whatever special tokens the tokenizer adds by itself.
+    Everything else is encoded as it stands, with whatever special tokens the tokenizer adds by itself. White space
+    belongs to the text, at its end too: code behind a newline goes on otherwise than behind a colon.
 
     Raises:
         UsageError: the prompt holds no text, or the chat template can't render it.
     """
-    # Some models end the text at once after a trailing newline: tokenizers that join a newline to the
-    # indentation after it leave the model with a token it has hardly seen except before an end of text.
-    text = prompt.raw_text.rstrip()
-    if not text:
+    text = prompt.raw_text
+    if not text.strip():
         raise UsageError(f"prompt {prompt.prompt_id!r} holds no text", "give it at least one word")
     if chat_template == "auto" and prompt.domain in _CHAT_DOMAINS and tokenizer.chat_template:
         # The template writes the special tokens itself, the beginning of sequence included: the tokenizer

@@ -194,12 +194,12 @@ def read_texts(source: Source, n: int, seed: int) -> list[str]:
         from datasets import load_dataset  # type: ignore[import-untyped]
 
         stream = load_dataset(source.dataset, source.config, split=source.split, streaming=True)
-        texts = [source.text(row).rstrip() for row in islice(stream, _ROWS)]
+        texts = [source.text(row) for row in islice(stream, _ROWS)]
     except _Unusable:
         raise
     except Exception as error:  # the errors of datasets, huggingface_hub, httpx, fsspec and pyarrow
         raise _Unusable(_first_line(error)) from error
-    usable = list(dict.fromkeys(filter(None, texts)))
+    usable = list(dict.fromkeys(filter(str.strip, texts)))
     if len(usable) < n:
         raise _Unusable(f"it has {len(usable)} usable rows, {n} are needed")
     # Not the stream's own shuffle: its order changes with the version of datasets, and it sleeps 5 s when closed.
