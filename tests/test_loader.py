@@ -234,10 +234,10 @@ def test_packaged_chat_template() -> None:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     article = "Title\n\nSome text.\n\nSummarize the above article:"
-    assert render(article) == article
-    assert render("Why?") == "### Instruction:\nWhy?\n\n### Response:"
+    assert render(article) == article + "\n"
+    assert render("Why?") == "### Instruction:\nWhy?\n\n### Response:\n"
     assert render("Hi", "Hello.", "Why?") == (
-        "### Instruction:\nHi\n\n### Response:\nHello.\n\n### Instruction:\nWhy?\n\n### Response:"
+        "### Instruction:\nHi\n\n### Response:\nHello.\n\n### Instruction:\nWhy?\n\n### Response:\n"
     )
     with pytest.raises(Exception, match="user and assistant"):
         tokenizer.apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)

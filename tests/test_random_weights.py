@@ -214,6 +214,5 @@ def test_the_draft_of_another_vocabulary_reads_and_writes_any_text() -> None:
         assert tokenizer.decode(ids) == text
     question = [{"role": "user", "content": "Why?"}]
     expected = tiny_tokenizer().apply_chat_template(question, tokenize=False)
-    assert (
-        tokenizer.apply_chat_template(question, tokenize=False) == expected == "### Instruction:\nWhy?\n\n### Response:"
-    )
+    assert expected == "### Instruction:\nWhy?\n\n### Response:\n"
+    assert tokenizer.apply_chat_template(question, tokenize=False) == expected

@@ -59,7 +59,7 @@ REGISTRY: dict[str, ModelPair] = {
             "tiny_dev",
             draft_model_id="tiny_dev/draft",
             target_model_id="tiny_dev/target",
-            notes="Packaged: 0.7M for 7.3M parameters, trained for each other, runs anywhere without a download.",
+            notes="Packaged: 1.7M for 7.3M parameters, trained for each other, runs anywhere without a download.",
         ),
         ModelPair(
             "tiny_cross",
