@@ -50,7 +50,9 @@ Mlp = Annotated[int, typer.Option(min=1, help="Width of the MLP.")]
 Rate = Annotated[
     float, typer.Option(help="Learning rate of the matrices (Muon); the embedding has half of it (AdamW).")
 ]
-Compile = Annotated[bool, typer.Option(help="Fuse operations with torch.compile: half a minute, then 1.1 to 1.2x as fast.")]
+Compile = Annotated[
+    bool, typer.Option(help="Fuse operations with torch.compile: half a minute, then 1.1 to 1.2x as fast.")
+]
 Every = Annotated[float, typer.Option(help="Seconds between reports and checkpoints.")]
 
 BYTE_LEVEL, METASPACE = "tokenizer", "metaspace_tokenizer"

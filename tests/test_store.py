@@ -219,8 +219,8 @@ def test_a_file_that_can_not_grow_keeps_what_was_finished(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_what_was_finished() -> None:
     child = process("run", *LONG)
-    # No file of the child's may grow beyond 12 kB; Python ignores the signal that goes with it.
-    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (12_000, 12_000))
+    # No file of the child's may grow beyond 60 kB; Python ignores the signal that goes with it.
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
     out, err = child.communicate(timeout=60)
     assert child.returncode == RESOURCES and out == ""
     error, hint = err.splitlines()[-2:]

@@ -366,7 +366,7 @@ def shortened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def said(*arguments: object) -> str:
     result = CliRunner().invoke(train_pair.app, list(map(str, arguments)))
     assert result.exit_code == 0, f"{arguments}: {result.output}\n{result.exception!r}"
-    return result.output
+    return result.stdout
 
 
 @pytest.mark.slow

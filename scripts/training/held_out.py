@@ -27,6 +27,8 @@ OF_A_LOOP, TIMES = 8, 3
 """So many tokens in a row that come so many times, without overlapping, are a loop."""
 PROMPT_TOKENS = 160
 """At most; a prompt is the first half of its document."""
+READ = 4000
+"""Characters of a document, of which the first half has more tokens than a prompt."""
 TEMPERATURES = (0.0, 1.0)
 
 
@@ -72,7 +74,7 @@ def acceptance(
         arms = load_arms(RunConfig(pair, k=k, device="cpu"))
         for domain in sorted({document.domain for document in documents}):
             texts = [document.text for document in documents if document.domain == domain][:per_domain]
-            prompts = [_beginning(arms.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+            prompts = [_beginning(arms.tokenizer(text[:READ], add_special_tokens=False)["input_ids"]) for text in texts]
             for temperature in TEMPERATURES:
                 emitted = [
                     len(each.emitted_tokens)
