@@ -356,7 +356,7 @@ def test_own_text_is_kept_and_gone_on_with(
 def shortened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A recipe of seconds."""
     monkeypatch.setattr(own_text, "AT_ONCE", 8)
-    monkeypatch.setattr(train_pair, "VOCABULARY", {train_pair.BYTE_LEVEL: 500, train_pair.METASPACE: 450})
+    monkeypatch.setattr(train_pair, "VOCABULARY", {train_pair.BYTE_LEVEL: 1500, train_pair.METASPACE: 1200})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
