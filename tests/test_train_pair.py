@@ -69,7 +69,7 @@ def test_a_line_that_is_no_document(tmp_path: Path, line: str) -> None:
 def test_the_corpus_as_tokens(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     file, kept = write(tmp_path / "a.jsonl", TEXTS), tmp_path / "a.bin"
     tokens = corpus.encoded(tokenizer, file, kept)
-    texts = tokenizer.decode(tokens.astype(int)).split(pair_tokenizers.END)
+    texts = str(tokenizer.decode(tokens.astype(int))).split(pair_tokenizers.END)
     assert sorted(texts) == sorted([*TEXTS, ""])
     assert texts[:-1] != TEXTS, "in the order of the file"
     file.unlink()
@@ -240,7 +240,7 @@ def test_a_loss_that_is_no_number_ends_it(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
 
     def loss_of(tokens: Tensor) -> Tensor:
-        return model(torch.full((1, 2), math.nan)).sum()
+        return torch.as_tensor(model(torch.full((1, 2), math.nan))).sum()
 
     def batch(step: int, rows: int, length: int) -> Tensor:
         return torch.zeros(rows, length)
@@ -387,8 +387,8 @@ def test_from_a_corpus_to_a_pair(tmp_path: Path) -> None:
     said("draft", *place, *small, "--tokens", 8_000, "--name", "other", "--from", out / "draft")
     said("metaspace", *place, *small, "--tokens", 8_000)
 
-    measuring = ("measure", "--target", out / "target", "--draft", out / "draft", "--draft", out / "draft_metaspace")
-    measuring = (*measuring, "--valid", valid, "--per-domain", 2, "--k", "1,3")
+    drafts = ("--draft", out / "draft", "--draft", out / "draft_metaspace")
+    measuring = ("measure", "--target", out / "target", *drafts, "--valid", valid, "--per-domain", 2, "--k", "1,3")
     found = json.loads(said(*measuring, "--json"))
     assert set(found["bits_per_byte"][str(out / "target")]) == {"code", "talk"}
     assert 0 < found["bits_per_byte"][str(out / "target")]["code"] < 8
