@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -295,22 +296,24 @@ def measure(
         say(json.dumps({"bits_per_byte": bits, "tokens_per_round": accepted}, indent=2))
         return
     domains = sorted({document.domain for document in documents})
-    say(f"{'bits per byte':<40}" + "".join(f"{each:>15}" for each in (*domains, "mean")))
-    for folder, row in bits.items():
-        say(f"{folder:<40}" + "".join(f"{row[each]:>15.3f}" for each in domains) + f"{fmean(row.values()):>15.3f}")
-    for folder, found in accepted.items():
-        say(f"\n{f'tokens per round, {folder}':<40}" + "".join(f"{each:>15}" for each in (*domains, "mean")))
-        for setting in dict.fromkeys((each["k"], each["temperature"]) for each in found):
-            row = {
+    say(row("bits per byte", (*domains, "mean")))
+    for folder, found in bits.items():
+        say(row(folder, [f"{found[domain]:.3f}" for domain in domains] + [f"{fmean(found.values()):.3f}"]))
+    for folder, rounds in accepted.items():
+        say("\n" + row(f"tokens per round, {folder}", (*domains, "mean")))
+        for setting in dict.fromkeys((each["k"], each["temperature"]) for each in rounds):
+            values = {
                 each["domain"]: each["tokens_per_round"]
-                for each in found
+                for each in rounds
                 if (each["k"], each["temperature"]) == setting
             }
-            say(
-                f"{f'K = {setting[0]}, temperature {setting[1]:g}':<40}"
-                + "".join(f"{row[each]:>15.2f}" for each in domains)
-                + f"{fmean(row.values()):>15.2f}"
-            )
+            cells = [f"{values[domain]:.2f}" for domain in domains] + [f"{fmean(values.values()):.2f}"]
+            say(row(f"K = {setting[0]}, temperature {setting[1]:g}", cells))
+
+
+def row(label: str, cells: Iterable[str]) -> str:
+    """Of a table; the label has room for the folder of a packaged model."""
+    return f"{label:<58}" + "".join(f"{cell:>15}" for cell in cells)
 
 
 @app.command()

@@ -38,6 +38,7 @@ def bits_per_byte(
 ) -> dict[str, float]:
     """How many bits a model needs for a byte of text, by domain: of each document, as many tokens as it can read.
 
+    A document follows the end of another one, as in training.
     Unlike nats per token this is the same measure for every tokenizer.
     """
     nats: dict[str, float] = {}
@@ -45,7 +46,7 @@ def bits_per_byte(
     for document in documents:
         ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
         read = ids[: model.config.max_position_embeddings - 1]
-        tokens = torch.tensor([[tokenizer.bos_token_id, *read]], device=model.device)
+        tokens = torch.tensor([[tokenizer.eos_token_id, *read]], device=model.device)
         logits = model(tokens[:, :-1], use_cache=False).logits[0].float()
         text = document.text if len(read) == len(ids) else str(tokenizer.decode(read))
         nats[document.domain] = nats.get(document.domain, 0.0) + float(

@@ -65,9 +65,10 @@ class Optimizers:
     """Muon (Jordan et al. 2024) for matrices, AdamW for what is none or is looked up by rows."""
 
     def __init__(self, model: nn.Module, plan: Plan) -> None:
-        named = dict(model.named_parameters())
-        matrices = [each for name, each in named.items() if each.dim() == 2 and "embed" not in name]
-        others = [each for name, each in named.items() if not (each.dim() == 2 and "embed" not in name)]
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            (matrices if parameter.dim() == 2 and "embed" not in name else others).append(parameter)
         decay = plan.weight_decay
         self._all: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=plan.matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
