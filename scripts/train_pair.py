@@ -24,6 +24,8 @@ import typer
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from specprof.profiling.comparison import loops
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from training import corpus as text
@@ -331,7 +333,7 @@ def show(
         if shown[each.prompt.domain] <= per_domain:
             ending = each.prompt.raw_text[-SHOWN_OF_PROMPT:]
             say(f"#### {each.prompt.prompt_id}\n\n```text\n[...]{ending}\n>>>\n{each.text}\n```\n")
-    without = sum(not held_out.loops(each.tokens) for each in made)
+    without = sum(not loops(each.tokens) for each in made)
     say(f"without a loop: {without} of {len(made)} texts ({without / len(made):.0%})")
 
 

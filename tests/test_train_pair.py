@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import json
@@ -36,7 +37,7 @@ def write(path: Path, texts: list[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return pair_tokenizers.byte_level(TEXTS, 600)
+    return _tokenizer()
 
 
 def small(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -135,10 +136,9 @@ def test_a_newline_ends_a_token(text: str) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def _tokenizer(made: dict[str, PreTrainedTokenizerFast] = {}) -> PreTrainedTokenizerFast:  # noqa: B006 - kept
-    if not made:
-        made["it"] = pair_tokenizers.byte_level(TEXTS, 600)
-    return made["it"]
+@functools.cache
+def _tokenizer() -> PreTrainedTokenizerFast:
+    return pair_tokenizers.byte_level(TEXTS, 600)
 
 
 @pytest.mark.parametrize("text", ["x  y", " leading", "caf\u00e9 \U0001f600", "a\n\n    b", "<0x41>"])
@@ -286,17 +286,6 @@ def test_only_the_draft_learns(tokenizer: PreTrainedTokenizerFast) -> None:
     learning(tokens).backward()
     assert draft.model.embed_tokens.weight.grad is not None
     assert all(parameter.grad is None for parameter in target.parameters())
-
-
-# --- what is measured
-
-
-def test_a_loop() -> None:
-    assert not held_out.loops(range(100))
-    assert not held_out.loops([*range(20), *range(20), *range(30, 60)]), "a second time is no loop"
-    assert held_out.loops([*range(20), *range(20), *range(20)])
-    assert held_out.loops([7] * held_out.OF_A_LOOP * 3)
-    assert not held_out.loops([7] * (held_out.OF_A_LOOP + 1)), "overlapping times are one"
 
 
 # --- text of the target's own

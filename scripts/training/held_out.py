@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from specprof.models.wrapper import ModelWrapper
 from training.corpus import Document
 
 NEW_TOKENS = 96
-OF_A_LOOP, TIMES = 8, 3
-"""So many tokens in a row that come so many times, without overlapping, are a loop."""
 PROMPT_TOKENS = 160
 """At most; a prompt is the first half of its document."""
 READ = 4000
@@ -106,15 +103,3 @@ def continuations(target: Path, num_tokens: int, temperature: float) -> Iterator
         ids = encode(prompt, model.tokenizer)
         tokens = AutoregressiveDecoder(model).generate(ids, num_tokens, temperature).generated_ids
         yield Continuation(prompt, tuple(tokens), model.tokenizer.decode(tokens))
-
-
-def loops(tokens: Sequence[int]) -> bool:
-    """Whether a text goes round in circles: :data:`OF_A_LOOP` tokens in a row come :data:`TIMES` times."""
-    ends: dict[tuple[int, ...], int] = {}
-    times: Counter[tuple[int, ...]] = Counter()
-    for begin in range(len(tokens) - OF_A_LOOP + 1):
-        stretch = tuple(tokens[begin : begin + OF_A_LOOP])
-        if begin >= ends.get(stretch, 0):
-            ends[stretch] = begin + OF_A_LOOP
-            times[stretch] += 1
-    return any(each >= TIMES for each in times.values())
