@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specprof.commands.chosen import DEFAULT_PAIR, chosen_pair, chosen_prompts, chosen_threads
-from specprof.commands.run import DEFAULT_NUM_PROMPTS
+from specprof.commands.options import DEFAULT_NUM_PROMPTS
 from specprof.data.prompts import DOMAINS, Prompt
 from specprof.errors import SpecprofError, UsageError
 from specprof.experiments.config import DRAFTERS, RunConfig
 from specprof.experiments.store import check_writable
-from specprof.models import hub
+from specprof.models import checkpoint, hub
 from specprof.models.registry import REGISTRY, ModelPair, user_pairs
 from specprof.profiling.feed import AUTO_K
 from specprof.tui.choices import PACKAGED, Choice, Offer, PairOffer, show_k
@@ -27,7 +27,7 @@ class Settings:
     """What decides a run beside a choice, and no screen asks for.
 
     Raises:
-        UsageError: there are no threads.
+        UsageError: there are no threads, or too many.
         ResourceError: nothing can be written to the directory.
     """
 
@@ -134,13 +134,13 @@ def _is_here(model_id: str) -> bool:
     try:
         directory = hub.local_directory(model_id)
         if directory is not None:
-            return not hub.missing_files(directory)
+            return not checkpoint.missing_files(directory)
         if not hub.is_hub_id(model_id):
             return False
         from huggingface_hub import constants
 
         cached = Path(constants.HF_HUB_CACHE, f"models--{model_id.replace('/', '--')}", "snapshots")
-        return any(not hub.missing_files(snapshot) for snapshot in cached.glob("*"))
+        return any(not checkpoint.missing_files(snapshot) for snapshot in cached.glob("*"))
     except (OSError, SpecprofError):
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -12,10 +13,11 @@ from specprof.data.prompts import Prompt, PromptDataset, builtin
 from specprof.errors import UsageError
 from specprof.experiments.config import RunConfig
 from specprof.models import hub
-from specprof.models.loader import canonical_dtype
+from specprof.models.devices import canonical_dtype
 from specprof.models.registry import ModelPair, get_pair
 
 DEFAULT_PAIR = "tiny_dev"
+MOST_THREADS = max(256, os.cpu_count() or 1)
 
 
 def chosen_pair(
@@ -59,9 +61,11 @@ def chosen_k(text: str) -> int | Literal["auto"]:
 
 
 def chosen_threads(threads: int) -> int:
-    """Raise UsageError unless there are any."""
+    """Raise UsageError if there are none, or too many."""
     if threads < 1:
         raise UsageError(f"--threads {threads} is less than 1", "give 1 or more")
+    if threads > MOST_THREADS:  # of too many the thread library ends the process without a word
+        raise UsageError(f"--threads {threads} is more than {MOST_THREADS}", "give as many as there are cores")
     return threads
 
 

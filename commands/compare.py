@@ -10,20 +10,31 @@ from typing import Annotated
 import typer
 
 from specprof import __version__
-from specprof.commands import narration, options, thresholds
+from specprof.commands import completing, narration, options
 from specprof.commands.narration import LOG, wants_color
 from specprof.commands.output import print_table, write_document
+from specprof.experiments import thresholds
 
 
 def compare(
     before: Annotated[
-        str, typer.Argument(metavar="A", help="Before: a run or cell as `specprof results list` has it, or a file.")
+        str,
+        typer.Argument(
+            metavar="A",
+            autocompletion=completing.run,
+            help="Before: a run or cell as `specprof results list` has it, or a file.",
+        ),
     ],
-    after: Annotated[str, typer.Argument(metavar="B", help="After: another, or a directory with a whole sweep.")],
-    fail_if: thresholds.FailIf = None,
-    certain: thresholds.Certain = False,
-    each_domain: thresholds.EachDomain = False,
-    allow_machine_mismatch: thresholds.AllowMachineMismatch = False,
+    after: Annotated[
+        str,
+        typer.Argument(
+            metavar="B", autocompletion=completing.run, help="After: another, or a directory with a whole sweep."
+        ),
+    ],
+    fail_if: options.FailIf = None,
+    certain: options.Certain = False,
+    each_domain: options.EachDomain = False,
+    allow_machine_mismatch: options.AllowMachineMismatch = False,
     as_json: options.Json = False,
     output: options.Output = None,
     results_dir: options.ResultsDir = Path("results"),
@@ -32,24 +43,29 @@ def compare(
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare two measurements on the prompts that both decoded, and say what differs in how they were made.
+    """Say what became faster or slower from A to B, and why.
 
-    Ratios are B over A, with 95 % intervals over prompts. A speedup is against the plain decoding of the same
-    measurement, so that a machine that was busier one day than another matters little; tokens per second have no
-    such guard.
+    On the prompts that both decoded. Ratios are B over A, with 95 % intervals over prompts. A speedup is against the
+    plain decoding of the same measurement, so that a machine that was busier one day than another matters little;
+    tokens per second have no such guard. Exit code 8, after the table: a threshold is crossed, or what it is about
+    was not measured.
 
-    \b
-    specprof compare 20261120-114500-7f3c 20261121-093011-a2d0
-    specprof compare sweep-monday sweep-tuesday --each-domain --fail-if 'speedup<0.97' --certain
-    specprof compare A B --json | jq '.comparisons[0].differences[0].speedup.ratio'
+    Examples:
+        # two runs, by the beginnings of their names
+        specprof compare 20261120 20261121
 
-    In continuous integration, on the machine that made baseline.jsonl:
+        # two sweeps; fail only if a domain is certainly slower
+        specprof compare sweep-monday sweep-tuesday --each-domain \\
+            --fail-if 'speedup<0.97' --certain
 
-    \b
-    specprof run --results-dir new
-    specprof compare baseline.jsonl new --fail-if 'speedup<0.97' --fail-if 'acceptance_length<0.98'
+        # in continuous integration, on the machine that made baseline.jsonl
+        specprof run --results-dir new
+        specprof compare baseline.jsonl new --fail-if 'speedup<0.97' \\
+            --fail-if 'acceptance_length<0.98'
 
-    It exits with 8, after the table, if a threshold is crossed or what it is about was not measured.
+        # the ratio of the speedups, for a script
+        specprof compare A B --json \\
+            | jq '.comparisons[0].differences[0].speedup.ratio'
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)

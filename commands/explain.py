@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from specprof.commands import narration, options
+from specprof.commands import completing, narration, options
 from specprof.commands.narration import wants_color
 from specprof.commands.output import print_table
 from specprof.errors import UsageError
@@ -19,7 +19,8 @@ def explain(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]",
+            metavar="RUN",
+            autocompletion=completing.run,
             help="A run or cell as `specprof results list` has it, or a run's file. [default: the newest]",
         ),
     ] = None,
@@ -30,12 +31,19 @@ def explain(
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Say where the time of a run went that its accepted tokens did not have to cost, and what would help most.
+    """Say why a run was as fast as it was, and what would help.
 
-    \b
-    specprof run --k 4 && specprof explain
-    specprof explain 3f0c                     a cell of a sweep, or a run, by the beginning of its name
-    specprof explain --json | jq .best_change
+    What a round costs beyond what its accepted tokens had to cost, cause by cause.
+
+    Examples:
+        # the run just made
+        specprof run --k 4 && specprof explain
+
+        # a run, or a cell of a sweep, by the beginning of its name
+        specprof explain 3f0c
+
+        # the one change that would help most, for a script
+        specprof explain --json | jq .best_change
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)

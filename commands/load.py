@@ -11,14 +11,17 @@ import typer
 from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.chosen import chosen_pair
+from specprof.commands.completing import one_of
+from specprof.commands.help import MESSAGES, MODELS, OLLAMA, PROMPTS
 from specprof.commands.narration import LOG
-from specprof.commands.ollama import DEFAULT_MAX_TOKENS, ask_server
+from specprof.commands.ollama import DEFAULT_MAX_TOKENS, DEFAULT_PROMPT, ask_server
+from specprof.commands.options import option
 from specprof.commands.sinks import printable
 from specprof.data.prompts import builtin
 from specprof.errors import UsageError
 from specprof.experiments.config import RunConfig
 from specprof.models import hub
-from specprof.models.loader import canonical_dtype
+from specprof.models.devices import DTYPES, canonical_dtype
 from specprof.models.ollama import DEFAULT_URL
 from specprof.models.registry import REGISTRY, ModelPair, user_pairs
 
@@ -33,53 +36,84 @@ SAMPLE_TEXTS = 6
 
 def load(
     name: Annotated[str | None, typer.Argument(metavar="MODEL", help="One model; the same as --model.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="One model: hub id or directory.")] = None,
+    model: Annotated[
+        str | None, option(MODELS, "--model", metavar="MODEL", help="One model: hub id or directory.")
+    ] = None,
     pair: options.Pair = None,
-    draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
-    list_pairs: Annotated[bool, typer.Option("--list", help="List the pairs known by name.")] = False,
+    draft: options.Draft = None,
+    target: options.Target = None,
+    list_pairs: Annotated[bool, option(MODELS, "--list", help="List the pairs known by name.")] = False,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", help="float16, bfloat16, float32 or int4. [default: float16, or the pair's]"),
-    ] = None,
-    n_tokens: Annotated[
-        int | None, typer.Option("--n-tokens", help="Length of the smoke generation; 0 for none. [default: 10]")
-    ] = None,
-    ollama: Annotated[
-        bool, typer.Option("--ollama", help="Ask an Ollama server for its models, and for a test generation by MODEL.")
-    ] = False,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="With --ollama: the text to go on from.")] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", help=f"With --ollama: the most to generate. [default: {DEFAULT_MAX_TOKENS}]"),
-    ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(
-            "--host", metavar="URL", help=f"With --ollama: its address. [default: OLLAMA_HOST, {DEFAULT_URL}]"
+        option(
+            MODELS,
+            "--dtype",
+            metavar="TYPE",
+            offers=one_of(DTYPES),
+            help="float16, bfloat16, float32 or int4. [default: float16, or the pair's]",
         ),
+    ] = None,
+    revision: options.Revision = None,
+    random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
+    offline: options.Offline = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    n_tokens: Annotated[
+        int | None,
+        option(PROMPTS, "--n-tokens", metavar="N", help="Tokens of the smoke generation; 0 for none. [default: 10]"),
     ] = None,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
-    revision: options.Revision = None,
-    offline: options.Offline = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    random_weights: options.RandomWeights = False,
-    scale_layers: options.ScaleLayers = None,
+    ollama: Annotated[
+        bool,
+        option(OLLAMA, "--ollama", help="Ask an Ollama server for its models, and for a test generation by MODEL."),
+    ] = False,
+    prompt: Annotated[
+        str | None,
+        option(
+            OLLAMA,
+            "--prompt",
+            metavar="TEXT",
+            help=f"--ollama: the text to go on from. [default: {DEFAULT_PROMPT}]",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        option(
+            OLLAMA,
+            "--max-tokens",
+            metavar="N",
+            help=f"--ollama: the most tokens to generate. [default: {DEFAULT_MAX_TOKENS}]",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        option(
+            OLLAMA, "--host", metavar="URL", help=f"--ollama: its address. [default: OLLAMA_HOST, else {DEFAULT_URL}]"
+        ),
+    ] = None,
     as_json: options.Json = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tell details: where the files lie.")] = False,
+    verbose: Annotated[bool, option(MESSAGES, "-v", "--verbose", help="Tell details: where the files lie.")] = False,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Load a model or a pair, print its size and memory, and generate a few tokens.
+    """Load a model or a pair: its size, its memory, a few tokens.
 
     Fetches what is missing, so that a later run finds it. For a pair, also compares the vocabularies.
 
-    \b
-    specprof load --model gpt2 --dtype float16 --n-tokens 20
-    specprof load --pair tiny_dev
-    specprof load --ollama llama3:8b --max-tokens 100
+    Examples:
+        # do these two fit together, and into memory?
+        specprof load --pair tiny_cross
+
+        # one model, by hub id or directory
+        specprof load gpt2 --dtype float16 --n-tokens 20
+
+        # the pairs known by name
+        specprof load --list
+
+        # what an Ollama server has, before anything is downloaded
+        specprof load --ollama llama3:8b --max-tokens 100
     """
     narration.set_up(detailed=verbose, quiet=quiet, as_json=log_json)
     if name is not None and model is not None:
@@ -182,13 +216,8 @@ def _load_pair(how: RunConfig, n_tokens: int) -> dict[str, Any]:
         _find(how, model_id, revision)
     from specprof.experiments.arms import load_arms
     from specprof.experiments.run import target_mass
-    from specprof.models.loader import (
-        available_memory,
-        choose_device,
-        map_devices,
-        memory_footprint_bytes,
-        memory_needed,
-    )
+    from specprof.models.devices import choose_device, map_devices
+    from specprof.models.footprint import available_memory, memory_footprint_bytes, memory_needed
 
     device, needed = choose_device(how.device), None
     if not how.random_weights:

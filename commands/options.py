@@ -1,123 +1,291 @@
-"""Options that several subcommands share, with one help text each."""
+"""Options that several subcommands share: one name, one group, one help text each.
+
+What is written in capitals is the option itself, for commands that give it another type or default.
+"""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
-Pair = Annotated[str | None, typer.Option("--pair", help="A registered pair, or one named in specprof.toml.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... [default: cuda if there is one]")]
-DeviceMap = Annotated[
-    str | None,
-    typer.Option(
-        "--device-map",
-        metavar="auto",
-        help="auto: spread a model that is too large for one GPU over all of them, and main memory.",
-    ),
+from specprof.commands import completing
+from specprof.commands.completing import Completer, one_of
+from specprof.commands.help import DRAFTING, MACHINE, MEASURING, MESSAGES, MODELS, PROMPTS, RESULTS, THRESHOLDS
+from specprof.data.prompts import DOMAINS
+from specprof.experiments.config import DRAFTERS, ENGINES, VOCAB_METHODS
+from specprof.experiments.thresholds import NAMES
+from specprof.models.devices import DTYPES
+
+DEFAULT_NUM_PROMPTS = 12
+COLORS = ("auto", "always", "never")
+FORWARDS = ("auto", "native", "own", "hf")
+CHAT_TEMPLATES = ("auto", "off")
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def option(
+    panel: str, *names: str, help: str, metavar: str | None = None, offers: Completer | None = None, **other: Any
+) -> OptionInfo:
+    """An option in a group of its command's help."""
+    info = typer.Option(*names, help=help, metavar=metavar, autocompletion=offers, rich_help_panel=panel, **other)
+    assert isinstance(info, OptionInfo)
+    return info
+
+
+def defaulting(shared: OptionInfo, default: object, *, metavar: str | None = None) -> OptionInfo:
+    """A shared option where None stands for a default that only help has to name."""
+    info = copy.copy(shared)
+    info.help = f"{shared.help} [default: {default}]"
+    info.metavar = metavar or shared.metavar
+    return info
+
+
+def several(shared: OptionInfo, default: object, *, metavar: str, help: str | None = None) -> OptionInfo:
+    """A shared option that takes a list, with commas or given again."""
+    info = copy.copy(shared)
+    info.help = f"{help or shared.help} [default: {default}]"
+    info.metavar = metavar
+    if shared.autocompletion is not None:
+        info.autocompletion = completing.some_of(shared.autocompletion)
+    return info
+
+
+# Models
+
+PAIR = option(
+    MODELS, "--pair", metavar="PAIR", offers=completing.pair, help="A registered pair, or one named in specprof.toml."
+)
+DTYPE = option(
+    MODELS,
+    "--dtype",
+    metavar="TYPE",
+    offers=one_of(DTYPES),
+    help="float16, bfloat16, float32 or int4, for both models; else what the pair says.",
+)
+Pair = Annotated[str | None, PAIR]
+Draft = Annotated[str | None, option(MODELS, "--draft", metavar="MODEL", help="Draft model: hub id or directory.")]
+Target = Annotated[str | None, option(MODELS, "--target", metavar="MODEL", help="Target model: hub id or directory.")]
+Dtype = Annotated[str | None, DTYPE]
+Revision = Annotated[
+    str | None, option(MODELS, "--revision", metavar="NAME", help="Commit, tag or branch of the (target) model.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Use what is on this machine; ask no network.")]
-Revision = Annotated[str | None, typer.Option("--revision", help="Commit, tag or branch of the (target) model.")]
+Offline = Annotated[bool, option(MODELS, "--offline", help="Use what is on this machine; ask no network.")]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Let a model bring its own Python code. Read that code first.")
+    bool, option(MODELS, "--trust-remote-code", help="Let a model bring its own Python code. Read that code first.")
 ]
 RandomWeights = Annotated[
     bool,
-    typer.Option(
+    option(
+        MODELS,
         "--random-weights",
         help="Build the true architecture with random weights, no download: true cost, meaningless text.",
     ),
 ]
 ScaleLayers = Annotated[
     int | None,
-    typer.Option("--scale-layers", metavar="N", help="Random weights: build at most N layers of each model."),
+    option(MODELS, "--scale-layers", metavar="N", help="--random-weights: build at most N layers of each model."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the table.")]
-Output = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the JSON document to FILE as well.")
+
+# Drafting
+
+K = option(
+    DRAFTING, "-k", "--k", metavar="K", help="Tokens drafted per round; 0 is plain decoding; auto chooses each round."
+)
+DRAFTER = option(
+    DRAFTING,
+    "--drafter",
+    metavar="NAME",
+    offers=one_of(DRAFTERS),
+    help="model; ngram (look the last words up in the context); layerskip (the target's first layers); "
+    "self (the target itself); random.",
+)
+DRAFT_THRESHOLD = option(
+    DRAFTING,
+    "--draft-threshold",
+    metavar="P",
+    help="End a draft with the first token where none has probability P or more.",
+)
+VOCAB_METHOD = option(
+    DRAFTING,
+    "--vocab-method",
+    metavar="NAME",
+    offers=one_of(VOCAB_METHODS),
+    help="A draft of another vocabulary proposes by tli (tokens both have), slem (text; greedy only) or auto.",
+)
+KMax = Annotated[
+    int | None, option(DRAFTING, "--k-max", metavar="N", help="The most that --k auto drafts. [default: 8]")
 ]
-Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="-v streams the text, -vv tells details.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Nothing on stderr but warnings and errors.")]
-LogJson = Annotated[bool, typer.Option("--log-json", help="Narrate on stderr as JSON lines.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
-Color = Annotated[str, typer.Option("--color", help="auto, always or never.")]
-ResultsDir = Annotated[Path, typer.Option("--results-dir", envvar="SPECPROF_RESULTS", help="Where results are kept.")]
-Draft = Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")]
-Target = Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")]
-KMax = Annotated[int | None, typer.Option("--k-max", help="The most that --k auto drafts. [default: 8]")]
-Drafter = Annotated[
-    str,
-    typer.Option(
-        "--drafter",
-        help="model; ngram (look the last words up in the context); layerskip (the target's first layers); "
-        "self (the target itself); random.",
-    ),
-]
+Drafter = Annotated[str, DRAFTER]
 DraftLayers = Annotated[
-    int | None, typer.Option("--draft-layers", metavar="N", help="layerskip: how many layers draft.")
+    int | None, option(DRAFTING, "--draft-layers", metavar="N", help="--drafter layerskip: how many layers draft.")
 ]
-DraftThreshold = Annotated[
-    float,
-    typer.Option(
-        "--draft-threshold",
+DraftThreshold = Annotated[float, DRAFT_THRESHOLD]
+VocabMethod = Annotated[str, VOCAB_METHOD]
+SyntheticAcceptance = Annotated[
+    float | None,
+    option(
+        DRAFTING,
+        "--synthetic-acceptance",
         metavar="P",
-        help="End a draft with the first token where none has probability P or more.",
+        help="Accept each drafted token with probability P: true cost, not the target's text.",
     ),
 ]
-VocabMethod = Annotated[
-    str,
-    typer.Option(
-        "--vocab-method",
-        help="A draft of another vocabulary proposes by tli (tokens both have), slem (text; greedy only) or auto.",
-    ),
+
+# Prompts and sampling
+
+PROMPT_FILE = option(
+    PROMPTS, "--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file; - reads stdin."
+)
+DOMAIN = option(
+    PROMPTS,
+    "--domain",
+    metavar="NAME",
+    offers=one_of(DOMAINS),
+    help="Only prompts of this domain; may be repeated. Packaged: code, conversation, summarization.",
+)
+NUM_PROMPTS = option(
+    PROMPTS,
+    "-n",
+    "--num-prompts",
+    metavar="N",
+    help="At most this many prompts.",
+)
+MAX_NEW_TOKENS = option(PROMPTS, "--max-new-tokens", metavar="N", help="Length limit of each answer, in tokens.")
+TEMPERATURE = option(PROMPTS, "--temperature", metavar="T", help="0 is greedy, 1 the model's own distribution.")
+TOP_K = option(PROMPTS, "--top-k", metavar="N", help="Keep the N most probable tokens; 0 keeps all.")
+TOP_P = option(PROMPTS, "--top-p", metavar="P", help="Keep this much probability mass, 0 to 1.")
+SEED = option(PROMPTS, "--seed", metavar="N", help="Of sampling, and of random weights.")
+CHAT_TEMPLATE = option(
+    PROMPTS,
+    "--chat-template",
+    metavar="WHEN",
+    offers=one_of(CHAT_TEMPLATES),
+    help="auto (use the model's own where prompts are instructions) or off.",
+)
+PromptTexts = Annotated[
+    list[str] | None, option(PROMPTS, "--prompt", metavar="TEXT", help="A prompt's text; may be repeated.")
 ]
-PromptTexts = Annotated[list[str] | None, typer.Option("--prompt", help="A prompt's text; may be repeated.")]
-PromptFile = Annotated[
-    str | None,
-    typer.Option("--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file; - reads stdin."),
-]
-Domain = Annotated[
-    list[str] | None,
-    typer.Option("--domain", help="Only prompts of this domain; may be repeated. code, conversation, ..."),
-]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Length limit of each answer.")]
-TopK = Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.")]
-TopP = Annotated[float, typer.Option("--top-p", help="Keep this much probability mass.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of sampling, and of random weights.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for both models.")]
-Forward = Annotated[
-    str,
-    typer.Option(
-        "--forward",
-        help="native (ours in C; CPU, float32), own (ours in PyTorch), hf (Hugging Face's), or auto: the first "
-        "that can.",
-    ),
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        help="eager (launch by launch); static (fixed shapes, the device decides); graph (that as CUDA graphs); "
-        "auto (graph on CUDA where the pair can, else eager).",
-    ),
-]
-Compile = Annotated[bool, typer.Option("--compile", help="static, graph: fuse operations with torch.compile first.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", help="CPU threads that compute. [default: PyTorch's choice]")
-]
+PromptFile = Annotated[str | None, PROMPT_FILE]
+Domain = Annotated[list[str] | None, DOMAIN]
+NumPrompts = Annotated[int | None, defaulting(NUM_PROMPTS, f"{DEFAULT_NUM_PROMPTS} packaged, all own")]
+MaxNewTokens = Annotated[int, MAX_NEW_TOKENS]
+Temperature = Annotated[float, TEMPERATURE]
+TopK = Annotated[int, TOP_K]
+TopP = Annotated[float, TOP_P]
+Seed = Annotated[int, SEED]
 IgnoreEos = Annotated[
-    bool, typer.Option("--ignore-eos", help="Decode on to the length limit: fixed work, but text past its end.")
+    bool, option(PROMPTS, "--ignore-eos", help="Decode on to the length limit: fixed work, but text past its end.")
 ]
-ChatTemplate = Annotated[
-    str, typer.Option("--chat-template", help="auto (use the model's own where prompts are instructions) or off.")
+ChatTemplate = Annotated[str, CHAT_TEMPLATE]
+
+# Measuring
+
+WARMUP = option(MEASURING, "--warmup", metavar="N", help="Prompts decoded before anything is measured.")
+REPS = option(MEASURING, "--reps", metavar="N", help="Times each prompt is decoded by each arm.")
+Warmup = Annotated[int, WARMUP]
+Reps = Annotated[int, REPS]
+Detail = Annotated[
+    bool, option(MEASURING, "--detail", help="Record each drafted token's probabilities when greedy, too.")
 ]
 Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
+    bool, option(MEASURING, "--deterministic", help="Only deterministic kernels, chosen without measuring.")
 ]
-K = Annotated[
-    str,
-    typer.Option(
-        "-k", "--k", metavar="K", help="Tokens drafted per round; 0 is plain decoding; auto chooses each round."
+
+# Machine
+
+FORWARD = option(
+    MACHINE,
+    "--forward",
+    metavar="NAME",
+    offers=one_of(FORWARDS),
+    help="native (ours in C; CPU, float32), own (ours in PyTorch), hf (Hugging Face's), or auto: the first that can.",
+)
+ENGINE = option(
+    MACHINE,
+    "--engine",
+    metavar="NAME",
+    offers=one_of(ENGINES),
+    help="eager (launch by launch); static (fixed shapes, the device decides); graph (that as CUDA graphs); "
+    "auto (graph on CUDA where the pair can, else eager).",
+)
+THREADS = option(MACHINE, "--threads", metavar="N", help="CPU threads that compute.")
+Device = Annotated[
+    str | None,
+    option(
+        MACHINE,
+        "--device",
+        metavar="DEVICE",
+        offers=one_of(DEVICES),
+        help="cpu, cuda, cuda:1, mps, ... [default: cuda if there is one]",
     ),
 ]
+DeviceMap = Annotated[
+    str | None,
+    option(
+        MACHINE,
+        "--device-map",
+        metavar="auto",
+        offers=one_of(("auto",)),
+        help="auto: spread a model that is too large for one GPU over all of them, and main memory.",
+    ),
+]
+Forward = Annotated[str, FORWARD]
+Engine = Annotated[str, ENGINE]
+Compile = Annotated[
+    bool, option(MACHINE, "--compile", help="--engine static, graph: fuse operations with torch.compile first.")
+]
+Threads = Annotated[int | None, defaulting(THREADS, "PyTorch's choice")]
+
+# Comparing
+
+FailIf = Annotated[
+    list[str] | None,
+    option(
+        THRESHOLDS,
+        "--fail-if",
+        metavar="EXPR",
+        help=f"Exit with 8 if this holds, as 'speedup<0.97'; may be repeated. Names: {NAMES}. Operators: < <= > >=. "
+        "97% is 0.97.",
+    ),
+]
+Certain = Annotated[
+    bool, option(THRESHOLDS, "--certain", help="--fail-if: only where the whole 95 % interval is beyond the threshold.")
+]
+EachDomain = Annotated[
+    bool, option(THRESHOLDS, "--each-domain", help="--fail-if: judge every domain too, not only all prompts together.")
+]
+AllowMachineMismatch = Annotated[
+    bool,
+    option(
+        THRESHOLDS,
+        "--allow-machine-mismatch",
+        help="Compare although the hardware differs: speedups and acceptance; tokens/s are shown, and mean little.",
+    ),
+]
+
+# Results
+
+RESULTS_DIR = option(RESULTS, "--results-dir", metavar="DIR", envvar="SPECPROF_RESULTS", help="Where results are kept.")
+Json = Annotated[bool, option(RESULTS, "--json", help="Print one JSON document instead of the table.")]
+Output = Annotated[
+    Path | None, option(RESULTS, "-o", "--output", metavar="FILE", help="Write the JSON document to FILE as well.")
+]
+ResultsDir = Annotated[Path, RESULTS_DIR]
+NoSave = Annotated[bool, option(RESULTS, "--no-save", help="Keep no events.")]
+
+# Messages
+
+Color = Annotated[
+    str, option(MESSAGES, "--color", metavar="WHEN", offers=one_of(COLORS), help="auto, always or never.")
+]
+Verbose = Annotated[
+    int,
+    option(MESSAGES, "-v", "--verbose", count=True, show_default=False, help="-v streams the text, -vv tells details."),
+]
+Quiet = Annotated[bool, option(MESSAGES, "-q", "--quiet", help="Nothing on stderr but warnings and errors.")]
+LogJson = Annotated[bool, option(MESSAGES, "--log-json", help="Narrate on stderr as JSON lines.")]
+Debug = Annotated[bool, option(MESSAGES, "--debug", help="Show the traceback of a failure.")]

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,10 @@ import typer
 
 from specprof import __version__
 from specprof.commands import narration, options
+from specprof.commands.completing import one_of
+from specprof.commands.help import CHOICE, RESULTS
 from specprof.commands.narration import LOG
+from specprof.commands.options import option
 from specprof.commands.sinks import printable
 from specprof.data import sources
 from specprof.data.prompts import DOMAINS, ChatTemplate, PromptDataset, builtin
@@ -35,62 +38,90 @@ _WARNINGS = 10
 _NO_LIMIT = 10**9  # tokenizers that know no context name a number far above this
 
 
+def _prompt_id(context: typer.Context, incomplete: str) -> Iterator[str]:
+    return (prompt.prompt_id for prompt in builtin() if prompt.prompt_id.startswith(incomplete))
+
+
 def prompts(
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", metavar="ID", help="Whose tokens are counted: hub id, directory or tiny_dev.")
+        str,
+        option(CHOICE, "--tokenizer", metavar="ID", help="Whose tokens are counted: hub id, directory or tiny_dev."),
     ] = "tiny_dev",
+    tiny: Annotated[
+        bool,
+        option(
+            CHOICE, "--tiny", help=f"Only the tiny set: {TINY_PER_DOMAIN} prompts of each domain, not {PER_DOMAIN}."
+        ),
+    ] = False,
+    seed: Annotated[
+        int | None,
+        option(
+            CHOICE, "--seed", metavar="N", help="Which of the first 1000 rows of each data set are taken. [default: 0]"
+        ),
+    ] = None,
+    list_packaged: Annotated[bool, option(CHOICE, "--list", help="List the packaged prompts.")] = False,
+    show: Annotated[
+        str | None, option(CHOICE, "--show", metavar="ID", offers=_prompt_id, help="Print a packaged prompt's text.")
+    ] = None,
+    check: Annotated[
+        str | None, option(CHOICE, "--check", metavar="FILE", help="Check a prompt file of your own; - reads stdin.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        option(
+            CHOICE,
+            "--max-tokens",
+            metavar="N",
+            help="--check: warn of prompts longer than this. "
+            f"[default: the tokenizer's context less the {NEW_TOKENS} tokens that run adds]",
+        ),
+    ] = None,
+    chat_template: Annotated[
+        str,
+        option(
+            CHOICE,
+            "--chat-template",
+            metavar="WHEN",
+            offers=one_of(options.CHAT_TEMPLATES),
+            help="auto or off: count tokens with the chat template as run does.",
+        ),
+    ] = "auto",
+    offline: Annotated[
+        bool, option(CHOICE, "--offline", help="Ask no network: packaged prompts, and a tokenizer on this machine.")
+    ] = False,
+    as_json: options.Json = False,
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            RESULTS,
             "-o",
             "--output",
             metavar="FILE.json",
             help="Write the prompts to FILE.json, and the tiny set beside it, to FILE_tiny.json.",
         ),
     ] = None,
-    tiny: Annotated[
-        bool,
-        typer.Option("--tiny", help=f"Only the tiny set: {TINY_PER_DOMAIN} prompts of each domain, not {PER_DOMAIN}."),
-    ] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", help="Which of the first 1000 rows of each data set are taken. [default: 0]"),
-    ] = None,
-    list_packaged: Annotated[bool, typer.Option("--list", help="List the packaged prompts.")] = False,
-    show: Annotated[str | None, typer.Option("--show", metavar="ID", help="Print a packaged prompt's text.")] = None,
-    check: Annotated[
-        str | None, typer.Option("--check", metavar="FILE", help="Check a prompt file of your own; - reads stdin.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-tokens",
-            help="With --check: warn of prompts longer than this. "
-            f"[default: the tokenizer's context less the {NEW_TOKENS} tokens that run adds]",
-        ),
-    ] = None,
-    chat_template: Annotated[
-        str, typer.Option("--chat-template", help="auto or off: count tokens with the chat template as run does.")
-    ] = "auto",
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Ask no network: packaged prompts, and a tokenizer on this machine.")
-    ] = False,
-    as_json: options.Json = False,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Build 150 prompts, 50 of each domain, and print how long they are.
+    """Build prompts from public data sets, look at them, check a file.
 
-    The data sets: openai/openai_humaneval (code), tatsu-lab/alpaca (conversation) and cnn_dailymail 3.0.0
-    (summarization, articles cut to 512 tokens). Where one can't be had, that domain takes the packaged prompts, which
-    are also what --list and --show are about and what run decodes. Without --output nothing is written; with it
-    the tiny set, the first 5 of each domain, is a file of its own besides.
+    Builds 150, 50 of each domain, and prints how long they are. The data sets: openai/openai_humaneval (code),
+    tatsu-lab/alpaca (conversation) and cnn_dailymail 3.0.0 (summarization, articles cut to 512 tokens). Where one
+    can't be had, that domain takes the packaged prompts, which are also what --list and --show are about and what run
+    decodes. Without --output nothing is written; with it the tiny set, the first 5 of each domain, is a file of its
+    own besides.
 
-    \b
-    specprof prompts --tokenizer gpt2 --output prompts.json
-    specprof prompts --show code_003
-    specprof prompts --check mine.jsonl --tokenizer ./my-model
+    Examples:
+        # 150 prompts in a file, with token counts
+        specprof prompts --tokenizer gpt2 --output prompts.json
+
+        # the packaged ones: a list, and one of them in full
+        specprof prompts --list
+        specprof prompts --show code_003
+
+        # is a file of your own sound, and does every prompt fit the model?
+        specprof prompts --check mine.jsonl --tokenizer ./my-model
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     _check_flags(

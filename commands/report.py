@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specprof.commands import narration, options, thresholds
+from specprof.commands import completing, narration, options
+from specprof.commands.help import RESULTS, THRESHOLDS
 from specprof.commands.narration import LOG
+from specprof.commands.options import option
 from specprof.commands.output import make_directory, write_file
 from specprof.errors import UsageError
+from specprof.experiments import thresholds
 from specprof.experiments.store import check_file_writable
 
 if TYPE_CHECKING:
@@ -33,48 +36,66 @@ def report(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN]...",
+            metavar="RUN",
+            autocompletion=completing.run,
             help="Runs or cells as `specprof results list` has them, a run's file, or the directory of a sweep. "
             "[default: the newest]",
         ),
     ] = None,
+    compare: Annotated[
+        str | None,
+        option(
+            THRESHOLDS,
+            "--compare",
+            metavar="A",
+            offers=completing.run,
+            help="What it was before: the report says what became of it.",
+        ),
+    ] = None,
+    fail_if: options.FailIf = None,
+    certain: options.Certain = False,
+    each_domain: options.EachDomain = False,
+    allow_machine_mismatch: options.AllowMachineMismatch = False,
     html: Annotated[
-        str | None, typer.Option("--html", metavar="FILE", help="Write one self-contained page; - is stdout.")
+        str | None, option(RESULTS, "--html", metavar="FILE", help="Write one self-contained page; - is stdout.")
     ] = None,
     md: Annotated[
         str | None,
-        typer.Option("--md", metavar="FILE", help="Write Markdown, and its figures beside it; - is stdout."),
+        option(RESULTS, "--md", metavar="FILE", help="Write Markdown, and its figures beside it; - is stdout."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as one JSON document.")] = False,
-    compare: Annotated[
-        str | None,
-        typer.Option("--compare", metavar="A", help="What it was before: the report says what became of it."),
+    title: Annotated[
+        str | None, option(RESULTS, "--title", metavar="TEXT", help="The page's title. [default: what was measured]")
     ] = None,
-    fail_if: thresholds.FailIf = None,
-    certain: thresholds.Certain = False,
-    each_domain: thresholds.EachDomain = False,
-    allow_machine_mismatch: thresholds.AllowMachineMismatch = False,
-    title: Annotated[str | None, typer.Option("--title", help="Instead of what was measured.")] = None,
     max_size: Annotated[
-        str, typer.Option("--max-size", metavar="SIZE", help="Thin the page out until it is no larger than this.")
+        str,
+        option(RESULTS, "--max-size", metavar="SIZE", help="Thin the page out until it is no larger: 800KB, 5MB."),
     ] = "5MB",
     redact_text: Annotated[
-        bool, typer.Option("--redact-text", help="Show the shapes of generated texts, not their letters.")
+        bool, option(RESULTS, "--redact-text", help="Show the shapes of generated texts, not their letters.")
     ] = False,
+    as_json: Annotated[bool, option(RESULTS, "--json", help="Print the numbers as one JSON document.")] = False,
     results_dir: options.ResultsDir = Path("results"),
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Report on runs and sweeps: the verdict first, then why, with figures, texts token by token, and the method.
+    """Report on runs and sweeps: verdict, causes, figures, texts.
 
     With neither --html nor --md both are written, into the results directory. What is printed are their paths.
 
-    \b
-    specprof run && specprof report
-    specprof report 20261121-101500-7f3c --html r.html --md r.md
-    specprof report --md - | gh pr comment --body-file -
-    specprof report new.jsonl --compare baseline.jsonl --fail-if 'speedup<0.97' --md r.md
+    Examples:
+        # the newest run or sweep, as HTML and Markdown
+        specprof run && specprof report
+
+        # a run by the beginning of its name
+        specprof report 20261121 --html r.html --md r.md
+
+        # into a pull request
+        specprof report --md - | gh pr comment --body-file -
+
+        # what became of it, and a failure where it became slower
+        specprof report new.jsonl --compare baseline.jsonl --md r.md \\
+            --fail-if 'speedup<0.97'
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     max_bytes = _size(max_size)

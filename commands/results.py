@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specprof.commands import narration, options
+from specprof.commands import completing, narration, options
+from specprof.commands.completing import one_of
+from specprof.commands.exit_codes import USAGE
+from specprof.commands.help import CHOICE, RESULTS, Command, Group
 from specprof.commands.narration import LOG, wants_color
+from specprof.commands.options import option
 from specprof.commands.output import print_table, write_file
 from specprof.commands.run_document import saved_run_document
+from specprof.data.prompts import DOMAINS
 from specprof.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +29,6 @@ if TYPE_CHECKING:
 SCHEMA = "specprof.results/1"
 CELL_SCHEMA = "specprof.cell/1"
 
-USAGE = UsageError.exit_code
 _CANDIDATES = 6
 _LIST_WIDTH = 140
 _PIPE_WIDTH = 400
@@ -32,7 +36,13 @@ _PIPE_WIDTH = 400
 
 results = typer.Typer(
     name="results",
-    help="List, show, remove and export what was measured.",
+    cls=Group,
+    help="""List, show, remove and export what was measured.
+
+    Examples:
+        specprof results list
+        specprof results show 20261121
+    """,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -45,10 +55,16 @@ def group(context: typer.Context) -> None:
         raise typer.Exit(USAGE)
 
 
-@results.command("list")
+@results.command("list", cls=Command)
 def list_(
-    pair: Annotated[str | None, typer.Option("--pair", help="Only cells and runs of this pair.")] = None,
-    domain: Annotated[str | None, typer.Option("--domain", help="Only cells of this domain.")] = None,
+    pair: Annotated[
+        str | None,
+        option(CHOICE, "--pair", metavar="PAIR", offers=completing.pair, help="Only cells and runs of this pair."),
+    ] = None,
+    domain: Annotated[
+        str | None,
+        option(CHOICE, "--domain", metavar="NAME", offers=one_of(DOMAINS), help="Only cells of this domain."),
+    ] = None,
     as_json: options.Json = False,
     results_dir: options.ResultsDir = Path("results"),
     color: options.Color = "auto",
@@ -56,11 +72,17 @@ def list_(
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """The cells of sweeps, how far each is and how fast it was; then the runs.
+    """List the cells of sweeps and the runs, and how fast they were.
 
-    \b
-    specprof results list --pair tiny_dev
-    specprof results list --json | jq '.cells[] | select(.state == "failed")'
+    Examples:
+        # everything in ./results
+        specprof results list
+
+        # of one pair
+        specprof results list --pair tiny_dev
+
+        # cells that failed, for a script
+        specprof results list --json | jq '.cells[] | select(.state == "failed")'
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)
@@ -82,13 +104,18 @@ def list_(
     _warn(contents)
     if cells or runs:
         print_table(report.render(cells, runs), color, piped=_PIPE_WIDTH, widest=_LIST_WIDTH)
+    elif pair is None and domain is None:
+        LOG.info("nothing in %s has been measured yet", results_dir)
     else:
         LOG.info("nothing in %s is of that pair and domain", results_dir)
 
 
-@results.command("show")
+@results.command("show", cls=Command)
 def show(
-    name: Annotated[str, typer.Argument(metavar="CELL|RUN", help="As listed; its beginning is enough.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="CELL|RUN", autocompletion=completing.run, help="As listed; its beginning is enough."),
+    ],
     as_json: options.Json = False,
     results_dir: options.ResultsDir = Path("results"),
     color: options.Color = "auto",
@@ -96,9 +123,16 @@ def show(
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """A cell beside its baseline, or a run, as `specprof run` shows it.
+    """Show a cell beside its baseline, or a run, in full.
 
     A cell measured on machines of several classes is named CELL@CLASS.
+
+    Examples:
+        # a run, or a cell of a sweep, by the beginning of its name
+        specprof results show 3f0c
+
+        # the document that `specprof run --json` printed
+        specprof results show 20261121 --json
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)
@@ -111,20 +145,29 @@ def show(
         _show_run(found, as_json=as_json, color=color)
 
 
-@results.command("rm")
+@results.command("rm", cls=Command)
 def rm(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[CELL|RUN]...", help="As listed; the beginning is enough.")
+        list[str] | None,
+        typer.Argument(metavar="CELL|RUN", autocompletion=completing.run, help="As listed; the beginning is enough."),
     ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All cells that failed or were skipped.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="All cells and all runs.")] = False,
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")] = False,
+    failed: Annotated[bool, option(CHOICE, "--failed", help="All cells that failed or were skipped.")] = False,
+    everything: Annotated[bool, option(CHOICE, "--all", help="All cells and all runs.")] = False,
+    yes: Annotated[bool, option(CHOICE, "-y", "--yes", help="Don't ask first.")] = False,
     results_dir: options.ResultsDir = Path("results"),
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Remove cells, with all their generations, and runs."""
+    """Remove cells, with all their generations, and runs.
+
+    Examples:
+        # one run, without being asked
+        specprof results rm 20261121-101500-7f3c --yes
+
+        # cells that failed, to be tried again by the same sweep
+        specprof results rm --failed
+    """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     if bool(names) + failed + everything != 1:
         raise UsageError("name what to remove, in one way", "cells or runs as listed, or --failed, or --all")
@@ -138,25 +181,27 @@ def rm(
         _remove(store, results_dir, names or [], failed=failed, everything=everything, yes=yes)
 
 
-@results.command("export")
+@results.command("export", cls=Command)
 def export(
-    parquet: Annotated[Path | None, typer.Option("--parquet", metavar="FILE", help="Write a Parquet file.")] = None,
-    csv: Annotated[str | None, typer.Option("--csv", metavar="FILE", help="Write a CSV file; - is stdout.")] = None,
+    parquet: Annotated[Path | None, option(RESULTS, "--parquet", metavar="FILE", help="Write a Parquet file.")] = None,
+    csv: Annotated[str | None, option(RESULTS, "--csv", metavar="FILE", help="Write a CSV file; - is stdout.")] = None,
     results_dir: options.ResultsDir = Path("results"),
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Every generation as a row, controls included; docs/results.md describes the columns.
+    """Write every generation as a row, for pandas and others.
 
-    \b
-    specprof results export --parquet results.parquet
-    specprof results export --csv - | head
+    Controls are included; docs/results.md describes the columns.
+
+    Examples:
+        specprof results export --parquet results.parquet
+        specprof results export --csv - | head
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     if parquet is None and csv is None:
         raise UsageError("nothing to export to", "give --parquet FILE, --csv FILE or both; --csv - is standard output")
-    from specprof.experiments.frame import load_results
+    from specprof.experiments.frame import for_spreadsheets, load_results
     from specprof.experiments.store import check_file_writable
 
     files = [path for path in (parquet, None if csv in (None, "-") else Path(str(csv))) if path is not None]
@@ -166,9 +211,9 @@ def export(
         _check_pyarrow()
     frame = load_results(results_dir)
     if csv == "-":
-        frame.to_csv(sys.stdout, index=False, lineterminator="\n")
+        for_spreadsheets(frame).to_csv(sys.stdout, index=False, lineterminator="\n")
     elif csv is not None:
-        write_file(Path(csv), lambda path: frame.to_csv(path, index=False, lineterminator="\n"))
+        write_file(Path(csv), lambda path: for_spreadsheets(frame).to_csv(path, index=False, lineterminator="\n"))
     if parquet is not None:
         write_file(parquet, lambda path: frame.to_parquet(path, index=False, engine="pyarrow"))
     for path in files:

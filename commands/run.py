@@ -13,7 +13,9 @@ import typer
 from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.chosen import check_models_are_here, chosen_k, chosen_pair, chosen_prompts, chosen_threads
+from specprof.commands.help import MEASURING, RESULTS
 from specprof.commands.narration import LOG, wants_color
+from specprof.commands.options import option
 from specprof.commands.output import print_table, typed, write_document
 from specprof.commands.run_document import run_document
 from specprof.commands.sinks import JsonLines, Sink, TextStream, tee
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from specprof.profiling.cost_model import CostCurve
 
 COSTS_SCHEMA = "specprof.costs/1"
-DEFAULT_NUM_PROMPTS = 12
 
 
 def run(
@@ -39,92 +40,97 @@ def run(
     pair: options.Pair = None,
     draft: options.Draft = None,
     target: options.Target = None,
-    k: options.K = "4",
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
+    offline: options.Offline = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    k: Annotated[str, options.K] = "4",
     k_max: options.KMax = None,
     drafter: options.Drafter = "model",
     draft_layers: options.DraftLayers = None,
     draft_threshold: options.DraftThreshold = 0.0,
     vocab_method: options.VocabMethod = "auto",
+    synthetic_acceptance: options.SyntheticAcceptance = None,
     prompt: options.PromptTexts = None,
     prompts: options.PromptFile = None,
     domain: options.Domain = None,
-    num_prompts: Annotated[
-        int | None,
-        typer.Option(
-            "-n", "--num-prompts", help=f"At most this many prompts. [default: {DEFAULT_NUM_PROMPTS} packaged, all own]"
-        ),
-    ] = None,
+    num_prompts: options.NumPrompts = None,
     max_new_tokens: options.MaxNewTokens = 96,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
+    temperature: options.Temperature = 0.0,
     top_k: options.TopK = 0,
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
-    warmup: Annotated[int, typer.Option("--warmup", help="Prompts decoded before anything is measured.")] = 1,
-    reps: Annotated[int, typer.Option("--reps", help="Times each prompt is decoded by each arm.")] = 3,
-    dtype: options.Dtype = None,
+    ignore_eos: options.IgnoreEos = False,
+    chat_template: options.ChatTemplate = "auto",
+    warmup: options.Warmup = 1,
+    reps: options.Reps = 3,
+    no_baseline: Annotated[
+        bool, option(MEASURING, "--no-baseline", help="Skip the autoregressive arm, and with it the speedup.")
+    ] = False,
+    no_cost_curve: Annotated[
+        bool, option(MEASURING, "--no-cost-curve", help="Don't measure first what rounds of each K cost.")
+    ] = False,
+    cost_only: Annotated[
+        bool,
+        option(MEASURING, "--cost-only", help="Measure what rounds of each K cost, say what would pay, and stop."),
+    ] = False,
+    detail: options.Detail = False,
+    deterministic: options.Deterministic = False,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     forward: options.Forward = "auto",
     engine: options.Engine = "auto",
     compile: options.Compile = False,
-    no_baseline: Annotated[
-        bool, typer.Option("--no-baseline", help="Skip the autoregressive arm, and with it the speedup.")
-    ] = False,
-    ignore_eos: options.IgnoreEos = False,
-    detail: Annotated[
-        bool, typer.Option("--detail", help="Record each draft token's probabilities when greedy, too.")
-    ] = False,
-    chat_template: options.ChatTemplate = "auto",
-    no_cost_curve: Annotated[
-        bool, typer.Option("--no-cost-curve", help="Don't measure first what rounds of each K cost.")
-    ] = False,
-    cost_only: Annotated[
-        bool, typer.Option("--cost-only", help="Measure what rounds of each K cost, say what would pay, and stop.")
-    ] = False,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+    as_jsonl: Annotated[bool, option(RESULTS, "--jsonl", help="Print events as they happen, one JSON a line.")] = False,
+    output: options.Output = None,
+    results_dir: options.ResultsDir = Path("results"),
+    no_save: options.NoSave = False,
     trace: Annotated[
         Path | None,
-        typer.Option("--trace", metavar="FILE", help="Write a trace for ui.perfetto.dev as well; .gz compresses it."),
+        option(
+            RESULTS, "--trace", metavar="FILE", help="Write a trace for ui.perfetto.dev as well; .gz compresses it."
+        ),
     ] = None,
     host_profile: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            RESULTS,
             "--host-profile",
             metavar="FILE",
             help="Decode once more, untimed, watched by py-spy: .json is for speedscope.app, .svg a flame graph.",
         ),
     ] = None,
-    deterministic: options.Deterministic = False,
-    threads: options.Threads = None,
-    random_weights: options.RandomWeights = False,
-    scale_layers: options.ScaleLayers = None,
-    synthetic_acceptance: Annotated[
-        float | None,
-        typer.Option("--synthetic-acceptance", metavar="A", help="Accept each draft token with probability A."),
-    ] = None,
-    revision: options.Revision = None,
-    offline: options.Offline = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    as_json: options.Json = False,
-    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print events as they happen, one JSON a line.")] = False,
-    output: options.Output = None,
-    results_dir: Annotated[
-        Path, typer.Option("--results-dir", envvar="SPECPROF_RESULTS", help="Where the events are kept.")
-    ] = Path("results"),
-    no_save: Annotated[bool, typer.Option("--no-save", help="Keep no events.")] = False,
     color: options.Color = "auto",
     verbose: options.Verbose = 0,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Decode prompts autoregressively and speculatively, interleaved, and compare.
+    """Decode prompts with and without speculation, and compare.
 
-    With nothing given: the packaged pair tiny_dev on packaged prompts.
+    Plain and speculative decoding take turns prompt by prompt. With nothing given: the packaged pair tiny_dev on
+    packaged prompts. Every event is kept in a file that `specprof results`, `explain`, `report` and `compare` read.
 
-    \b
-    specprof run --pair gpt2_dev --k 4
-    specprof run --draft ./small --target ./large --prompts mine.jsonl --temperature 0.8
-    specprof run --json | jq .speedup_decode.value
+    Examples:
+        # the packaged pair on packaged prompts
+        specprof run
+
+        # a pair from the Hugging Face Hub, four tokens drafted per round
+        specprof run --pair gpt2_dev --k 4
+
+        # two models and prompts of your own, sampling
+        specprof run --draft ./small --target ./large --prompts mine.jsonl \\
+            --temperature 0.8
+
+        # what would pay on this machine, without decoding the prompts
+        specprof run --k 8 --cost-only
+
+        # the speedup alone, for a script
+        specprof run --json | jq .speedup_decode.value
     """
     narration.set_up(detailed=verbose >= 2, quiet=quiet, as_json=log_json)
     if as_json and as_jsonl:
@@ -174,7 +180,7 @@ def run(
     if host_profile is not None:
         profile_format(host_profile)
     threads = None if threads is None else chosen_threads(threads)
-    texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=DEFAULT_NUM_PROMPTS)
+    texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=options.DEFAULT_NUM_PROMPTS)
     run_id = new_run_id()
     file = None if no_save or cost_only else RunFile(results_dir, run_id)
     for written in filter(None, (output, trace, host_profile)):
@@ -193,8 +199,12 @@ def run(
     from specprof.profiling.metrics import fold
 
     bars = narration.stderr_is_terminal() and not (quiet or log_json)
-    arms, encoded = _ready(config, texts, bars=bars)
-    curve = None if no_cost_curve else _surveyed(config, arms, encoded)
+    try:
+        arms, encoded = _ready(config, texts, bars=bars)
+        curve = None if no_cost_curve else _surveyed(config, arms, encoded)
+    except KeyboardInterrupt:
+        LOG.warning("interrupted before anything was compared")
+        raise
     if cost_only:
         _report_costs(config, arms, curve, output, as_json=as_json, color=color)
         return
@@ -346,6 +356,7 @@ def _report_costs(
         "specprof_version": __version__,
         "pair": config.pair.name,
         "caveats": list(config.caveats),
+        "engine": arms.engine_used,
         "cost_curve": curve.to_dict(),
         "by_k": curve.by_k(),
         "config": config.to_dict() | {"models": arms.describe(config.pair), **arms.describe_engine()},

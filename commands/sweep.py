@@ -12,10 +12,15 @@ import typer
 
 from specprof import __version__
 from specprof.commands import narration, options
+from specprof.commands.completing import one_of
+from specprof.commands.exit_codes import SOME_FAILED
+from specprof.commands.help import MESSAGES, PROMPTS, SWEEP
 from specprof.commands.narration import LOG, wants_color
+from specprof.commands.options import defaulting, option, several
 from specprof.commands.output import WIDEST, print_table, typed, write_document
 from specprof.data.prompts import Prompt, PromptDataset, builtin
 from specprof.errors import ResourceError, UsageError
+from specprof.experiments.config import NO_GRAPHS
 from specprof.experiments.store import check_file_writable, new_run_id
 
 if TYPE_CHECKING:
@@ -29,135 +34,145 @@ if TYPE_CHECKING:
     from specprof.experiments.sweep_config import SweepConfig
 
 SCHEMA = "specprof.sweep/1"
-SOME_FAILED = 7
+EXECUTORS = ("local", "ray")
 
 
 def sweep(
     context: typer.Context,
     config_file: Annotated[
-        Path | None, typer.Option("-c", "--config", metavar="FILE", help="A YAML file; flags win over it.")
+        Path | None, option(SWEEP, "-c", "--config", metavar="FILE", help="A YAML file; flags win over it.")
     ] = None,
     pair: Annotated[
-        list[str] | None, typer.Option("--pair", metavar="PAIR,...", help="Pairs, as for run. [default: tiny_dev]")
+        list[str] | None, several(options.PAIR, "tiny_dev", metavar="PAIR,...", help="Pairs, as for run.")
     ] = None,
-    draft: Annotated[str | None, typer.Option("--draft", help="Draft model: hub id or directory.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Target model: hub id or directory.")] = None,
-    k: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-k", "--k", metavar="K,...", help="Tokens drafted per round: 1,2,4  1-8  1-16*2  auto. [default: 1,2,4,8]"
-        ),
-    ] = None,
-    k_max: Annotated[int | None, typer.Option("--k-max", help="The most that auto drafts. [default: 8]")] = None,
-    domain: Annotated[
-        list[str] | None, typer.Option("--domain", metavar="NAME,...", help="Domains of the prompts. [default: all]")
-    ] = None,
-    temperature: Annotated[
-        list[str] | None,
-        typer.Option("--temperature", metavar="T,...", help="Greedy is 0: 0,0.8  0-1+0.25. [default: 0]"),
-    ] = None,
-    drafter: Annotated[
-        list[str] | None,
-        typer.Option("--drafter", metavar="NAME,...", help="model, ngram, layerskip, self, random. [default: model]"),
-    ] = None,
-    draft_layers: Annotated[
-        int | None, typer.Option("--draft-layers", metavar="N", help="layerskip: how many layers draft.")
-    ] = None,
-    draft_threshold: Annotated[
-        float | None,
-        typer.Option("--draft-threshold", metavar="P", help="End a draft with the first token less sure than P."),
-    ] = None,
-    vocab_method: Annotated[
-        str | None, typer.Option("--vocab-method", help="A draft of another vocabulary: auto, tli or slem.")
-    ] = None,
-    prompts: Annotated[
-        str | None, typer.Option("--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file.")
-    ] = None,
-    num_prompts: Annotated[
-        int | None, typer.Option("-n", "--num-prompts", help="At most this many prompts of each domain. [default: 10]")
-    ] = None,
-    reps: Annotated[
-        int | None, typer.Option("--reps", help="Times each prompt is decoded in a cell. [default: 3]")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Length limit of each answer. [default: 96]")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this much probability mass.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of sampling, and of random weights. [default: 0]")] = None,
-    order_seed: Annotated[int, typer.Option("--order-seed", help="Of the order in which cells take turns.")] = 0,
-    warmup: Annotated[
-        int | None, typer.Option("--warmup", help="Prompts each decoder decodes before it is measured. [default: 1]")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float16, bfloat16, float32 or int4, for all models.")
-    ] = None,
-    device: options.Device = None,
-    device_map: options.DeviceMap = None,
-    forward: Annotated[str | None, typer.Option("--forward", help="native, own, hf or auto. [default: auto]")] = None,
-    engine: Annotated[
-        str | None, typer.Option("--engine", help="eager, static, graph or auto. [default: auto]")
-    ] = None,
-    compile: options.Compile = False,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Decode on to the length limit.")] = False,
-    detail: Annotated[bool, typer.Option("--detail", help="Record draft probabilities when greedy, too.")] = False,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Only deterministic kernels, chosen without measuring.")
-    ] = False,
-    chat_template: Annotated[str | None, typer.Option("--chat-template", help="auto or off. [default: auto]")] = None,
+    draft: options.Draft = None,
+    target: options.Target = None,
+    dtype: options.Dtype = None,
     random_weights: options.RandomWeights = False,
     scale_layers: options.ScaleLayers = None,
-    synthetic_acceptance: Annotated[
-        float | None,
-        typer.Option("--synthetic-acceptance", metavar="A", help="Accept each draft token with probability A."),
-    ] = None,
     offline: options.Offline = False,
     trust_remote_code: options.TrustRemoteCode = False,
+    k: Annotated[
+        list[str] | None,
+        several(options.K, "1,2,4,8", metavar="K,...", help="Tokens drafted per round: 1,2,4  1-8  1-16*2  auto."),
+    ] = None,
+    k_max: options.KMax = None,
+    drafter: Annotated[list[str] | None, several(options.DRAFTER, "model", metavar="NAME,...")] = None,
+    draft_layers: options.DraftLayers = None,
+    draft_threshold: Annotated[float | None, defaulting(options.DRAFT_THRESHOLD, 0)] = None,
+    vocab_method: Annotated[str | None, defaulting(options.VOCAB_METHOD, "auto")] = None,
+    synthetic_acceptance: options.SyntheticAcceptance = None,
+    prompts: Annotated[
+        str | None, option(PROMPTS, "--prompts", metavar="FILE", help="Prompts from a JSON, JSONL or text file.")
+    ] = None,
+    domain: Annotated[
+        list[str] | None, several(options.DOMAIN, "all", metavar="NAME,...", help="Domains of the prompts.")
+    ] = None,
+    num_prompts: Annotated[
+        int | None,
+        option(PROMPTS, "-n", "--num-prompts", metavar="N", help="At most this many of each domain. [default: 10]"),
+    ] = None,
+    max_new_tokens: Annotated[int | None, defaulting(options.MAX_NEW_TOKENS, 96)] = None,
+    temperature: Annotated[
+        list[str] | None,
+        several(options.TEMPERATURE, "0", metavar="T,...", help="Temperatures: 0,0.8  0-1+0.25; 0 is greedy."),
+    ] = None,
+    top_k: Annotated[int | None, defaulting(options.TOP_K, 0)] = None,
+    top_p: Annotated[float | None, defaulting(options.TOP_P, 1)] = None,
+    seed: Annotated[int | None, defaulting(options.SEED, 0)] = None,
+    ignore_eos: options.IgnoreEos = False,
+    chat_template: Annotated[str | None, defaulting(options.CHAT_TEMPLATE, "auto")] = None,
+    warmup: Annotated[int | None, defaulting(options.WARMUP, 1)] = None,
+    reps: Annotated[int | None, defaulting(options.REPS, 3)] = None,
+    detail: options.Detail = False,
+    deterministic: options.Deterministic = False,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    forward: Annotated[str | None, defaulting(options.FORWARD, "auto")] = None,
+    engine: Annotated[str | None, defaulting(options.ENGINE, "auto")] = None,
+    compile: options.Compile = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what there is to do, what is done and how long it will take.")
+        bool, option(SWEEP, "--dry-run", help="Say what there is to do, what is done and how long it will take.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try cells again that failed or were skipped before.")
+        bool, option(SWEEP, "--retry-failed", help="Try cells again that failed or were skipped before.")
     ] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first cell that fails.")] = False,
+    fail_fast: Annotated[bool, option(SWEEP, "--fail-fast", help="Stop at the first cell that fails.")] = False,
     cell_timeout: Annotated[
         float | None,
-        typer.Option("--cell-timeout", metavar="SECONDS", help="A cell that takes longer to measure has failed."),
+        option(
+            SWEEP,
+            "--cell-timeout",
+            metavar="SECONDS",
+            help="A cell that takes longer to measure has failed. [default: none does]",
+        ),
     ] = None,
+    order_seed: Annotated[
+        int, option(SWEEP, "--order-seed", metavar="N", help="Of the order in which cells take turns.")
+    ] = 0,
     executor: Annotated[
-        str, typer.Option("--executor", help="local (processes of this machine) or ray (a Ray cluster).")
+        str,
+        option(
+            SWEEP,
+            "--executor",
+            metavar="NAME",
+            offers=one_of(EXECUTORS),
+            help="local (processes of this machine) or ray (a Ray cluster).",
+        ),
     ] = "local",
     gpus: Annotated[
-        str | None, typer.Option("--gpus", metavar="0,1,...", help="local: one worker on each of these GPUs.")
+        str | None,
+        option(SWEEP, "--gpus", metavar="0,1,...", help="--executor local: one worker on each of these GPUs."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", help="ray: workers. [default: one per GPU, else per node]")
+        int | None,
+        option(
+            SWEEP,
+            "--workers",
+            metavar="N",
+            help="--executor ray: how many workers. [default: one per GPU, else per node]",
+        ),
     ] = None,
     ray_address: Annotated[
-        str | None, typer.Option("--ray-address", help="ray: the cluster. [default: RAY_ADDRESS, else this machine]")
+        str | None,
+        option(
+            SWEEP,
+            "--ray-address",
+            metavar="ADDRESS",
+            help="--executor ray: the cluster. [default: RAY_ADDRESS, else this machine]",
+        ),
     ] = None,
     as_json: options.Json = False,
     output: options.Output = None,
     results_dir: options.ResultsDir = Path("results"),
     color: options.Color = "auto",
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Tell details on stderr, tracebacks of the workers among them.")
+        bool, option(MESSAGES, "-v", "--verbose", help="Tell details, tracebacks of the workers among them.")
     ] = False,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure a whole matrix: pairs, domains, temperatures, drafters and draft lengths.
+    """Measure a whole matrix: pairs, domains, temperatures and K.
 
     Results go to RESULTS_DIR/records.jsonl, generation by generation. Run the same command again to go on where
     it was stopped: what is there is not measured again.
 
     Lists take commas; --k and --temperature also ranges: 1-4, 1-8+2 (steps of 2), 1-16*2 (doubling).
 
-    \b
-    specprof sweep --pair tiny_dev --k 1,2,4,8 -n 5 --reps 2
-    specprof sweep --config configs/tiny.yaml --dry-run
-    specprof results list
+    Examples:
+        # four draft lengths on five prompts of each domain
+        specprof sweep --pair tiny_dev --k 1,2,4,8 -n 5 --reps 2
+
+        # what a file asks for, what of it is done, how long the rest takes
+        specprof sweep --config configs/tiny.yaml --dry-run
+
+        # greedy and sampling, with a draft model and by looking words up
+        specprof sweep --k 2,4 --temperature 0,0.8 --drafter model,ngram
+
+        # then: how far it is, and a page of it
+        specprof results list
+        specprof report results
     """
     narration.set_up(detailed=verbose, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)
@@ -211,6 +226,8 @@ def sweep(
     here = machine.describe_apart() if executor == "local" else None
     if here is not None and config.device is not None:
         _check_device(config.device, _num_gpus(here))
+    if here is not None and config.engine == "graph" and not _num_gpus(here):
+        raise UsageError(*NO_GRAPHS)
     chosen = _executor(gpus, workers, ray_address, here)
     shares_pairs = gpus is not None or here is None
     plan = make_plan(
@@ -340,8 +357,8 @@ def _check_executor(
     Raises:
         UsageError: says which.
     """
-    if name not in ("local", "ray"):
-        raise UsageError(f"there is no executor {name!r}", "executors: local, ray")
+    if name not in EXECUTORS:
+        raise UsageError(f"there is no executor {name!r}", f"executors: {', '.join(EXECUTORS)}")
     for flag, value, belongs in (
         ("--workers", workers, "ray"),
         ("--ray-address", ray_address, "ray"),

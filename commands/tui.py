@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from specprof import __version__
-from specprof.commands import narration, options
+from specprof.commands import completing, narration, options
 from specprof.commands.choosing import Settings, flags_of, offer
 from specprof.commands.chosen import DEFAULT_PAIR, chosen_k
+from specprof.commands.completing import one_of
+from specprof.commands.exit_codes import HUNG_UP
+from specprof.commands.help import PROMPTS, RESULTS, SCREEN
 from specprof.commands.narration import LOG
+from specprof.commands.options import defaulting, option
 from specprof.commands.output import make_directory, typed
 from specprof.commands.remembered import last_choice, remember
-from specprof.commands.run import DEFAULT_NUM_PROMPTS
 from specprof.commands.run_document import saved_run_document
 from specprof.data.prompts import DOMAINS
 from specprof.errors import SpecprofError, UsageError
-from specprof.experiments.config import DRAFTERS
 from specprof.profiling.feed import AUTO_K, FASTEST, SLOWEST, Control
 from specprof.tui.choices import LARGEST_K, Choice, Offer
 
@@ -48,7 +50,6 @@ _CHOSEN = frozenset({"pair", "draft", "target", "k", "temperature", "drafter", "
 """What the start screen asks for."""
 _LOG_RECORDS = 1000
 _GLANCE_SECONDS = 2.0
-HUNG_UP = 129
 _CANDIDATES = 6
 
 
@@ -57,87 +58,94 @@ def tui(
     pair: options.Pair = None,
     draft: options.Draft = None,
     target: options.Target = None,
-    k: Annotated[
-        str | None,
-        typer.Option("-k", "--k", metavar="K", help="Tokens drafted per round; 0 is plain decoding; or auto."),
-    ] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
-    drafter: Annotated[str | None, typer.Option("--drafter", help=f"{', '.join(DRAFTERS)}.")] = None,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
+    offline: options.Offline = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    k: Annotated[str | None, defaulting(options.K, Choice().k)] = None,
+    drafter: Annotated[str | None, defaulting(options.DRAFTER, Choice().drafter)] = None,
     draft_layers: options.DraftLayers = None,
     draft_threshold: options.DraftThreshold = 0.0,
     vocab_method: options.VocabMethod = "auto",
+    synthetic_acceptance: options.SyntheticAcceptance = None,
+    prompt: Annotated[str | None, option(PROMPTS, "--prompt", metavar="TEXT", help="A text to continue.")] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(
+        option(
+            PROMPTS,
             "--prompts",
             metavar="FILE|DOMAIN",
+            offers=one_of(DOMAINS),
             help=f"A JSON, JSONL or text file, or packaged prompts: {', '.join(DOMAINS)}.",
         ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="A text to continue.")] = None,
-    num_prompts: Annotated[
-        int | None,
-        typer.Option(
-            "-n", "--num-prompts", help=f"At most this many prompts. [default: {DEFAULT_NUM_PROMPTS} packaged, all own]"
-        ),
-    ] = None,
+    num_prompts: options.NumPrompts = None,
     max_new_tokens: options.MaxNewTokens = 96,
-    reps: Annotated[int, typer.Option("--reps", help="Times each prompt is decoded by each arm.")] = 1,
+    temperature: Annotated[float | None, defaulting(options.TEMPERATURE, Choice().temperature)] = None,
     top_k: options.TopK = 0,
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
-    dtype: options.Dtype = None,
+    ignore_eos: options.IgnoreEos = False,
+    chat_template: options.ChatTemplate = "auto",
+    reps: options.Reps = 1,
+    deterministic: options.Deterministic = False,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     forward: options.Forward = "auto",
     engine: options.Engine = "auto",
     compile: options.Compile = False,
-    random_weights: options.RandomWeights = False,
-    scale_layers: options.ScaleLayers = None,
-    synthetic_acceptance: Annotated[
-        float | None,
-        typer.Option("--synthetic-acceptance", metavar="A", help="Accept each draft token with probability A."),
-    ] = None,
-    revision: options.Revision = None,
-    offline: options.Offline = False,
-    trust_remote_code: options.TrustRemoteCode = False,
-    ignore_eos: options.IgnoreEos = False,
-    chat_template: options.ChatTemplate = "auto",
-    deterministic: options.Deterministic = False,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", metavar="N", help="CPU threads of the engine. [default: all cores but the screen's]"),
-    ] = None,
+    threads: Annotated[int | None, defaulting(options.THREADS, "all cores but the screen's")] = None,
     replay: Annotated[
         str | None,
-        typer.Option(
-            "--replay", metavar="RUN", help="Show a run once more: as `specprof results list` has it, or its file."
+        option(
+            SCREEN,
+            "--replay",
+            metavar="RUN",
+            offers=completing.run,
+            help="Show a run once more: as `specprof results list` has it, or its file.",
         ),
     ] = None,
     speed: Annotated[
-        float, typer.Option("--speed", metavar="X", help="Of a replay: seconds that pass in one, 0.25 to 16.")
+        float,
+        option(SCREEN, "--speed", metavar="X", help="--replay: seconds of the run that pass in one, 0.25 to 16."),
     ] = 1.0,
-    fps: Annotated[float, typer.Option("--fps", help="Times a second that the screen is drawn, 1 to 30.")] = 10.0,
+    fps: Annotated[
+        float, option(SCREEN, "--fps", metavar="N", help="Times a second that the screen is drawn, 1 to 30.")
+    ] = 10.0,
     theme: Annotated[
         str | None,
-        typer.Option("--theme", metavar="NAME", help="textual-dark, textual-light, ansi-dark, ansi-light, nord, ..."),
+        option(
+            SCREEN,
+            "--theme",
+            metavar="NAME",
+            help="textual-dark, textual-light, ansi-dark, ansi-light, nord, ... [default: textual-dark]",
+        ),
     ] = None,
-    results_dir: options.ResultsDir = Path("results"),
-    no_save: Annotated[bool, typer.Option("--no-save", help="Keep no events.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the runs as one JSON document, once the screen is left.")
+        bool, option(RESULTS, "--json", help="Print the runs as one JSON document, once the screen is left.")
     ] = False,
+    results_dir: options.ResultsDir = Path("results"),
+    no_save: options.NoSave = False,
     debug: options.Debug = False,
 ) -> None:
-    """Watch a draft propose tokens and the target accept or reject them, as they are measured.
+    """Watch what is drafted, accepted and rejected, as it is measured.
 
     With --pair, --target or --replay it starts at once; else a screen asks what to watch.
 
-    \b
-    specprof tui
-    specprof tui --pair tiny_dev --k 4 --temperature 0.8 --prompts code
-    specprof tui --replay 20261121-101500-7f3c --speed 0.5
-    specprof tui --json > runs.json
+    Examples:
+        # choose a pair and prompts, then watch
+        specprof tui
+
+        # at once
+        specprof tui --pair tiny_dev --k 4 --temperature 0.8 --prompts code
+
+        # a saved run once more, at half its speed
+        specprof tui --replay 20261121-101500-7f3c --speed 0.5
+
+        # the numbers of what was watched
+        specprof tui --json > runs.json
     """
     narration.set_up(detailed=False, quiet=False, as_json=False)
     _check_screen_flags(context, fps, speed, replayed=replay is not None)

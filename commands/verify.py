@@ -6,12 +6,11 @@ import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from specprof import __version__
 from specprof.commands import narration, options
 from specprof.commands.chosen import check_models_are_here, chosen_k, chosen_pair, chosen_prompts
 from specprof.commands.narration import LOG, wants_color
+from specprof.commands.options import defaulting
 from specprof.commands.output import print_table, write_document
 from specprof.errors import CorrectnessError, UsageError
 from specprof.experiments.config import RunConfig
@@ -32,7 +31,13 @@ def verify(
     pair: options.Pair = None,
     draft: options.Draft = None,
     target: options.Target = None,
-    k: options.K = "4",
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    random_weights: options.RandomWeights = False,
+    scale_layers: options.ScaleLayers = None,
+    offline: options.Offline = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    k: Annotated[str, options.K] = "4",
     k_max: options.KMax = None,
     drafter: options.Drafter = "model",
     draft_layers: options.DraftLayers = None,
@@ -42,38 +47,22 @@ def verify(
     prompts: options.PromptFile = None,
     domain: options.Domain = None,
     num_prompts: Annotated[
-        int | None,
-        typer.Option(
-            "-n", "--num-prompts", help=f"At most this many prompts. [default: {DEFAULT_NUM_PROMPTS} packaged, all own]"
-        ),
+        int | None, defaulting(options.NUM_PROMPTS, f"{DEFAULT_NUM_PROMPTS} packaged, all own")
     ] = None,
     max_new_tokens: options.MaxNewTokens = 96,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 compares greedy texts token by token.")] = 0.8,
+    temperature: options.Temperature = 0.8,
     top_k: options.TopK = 0,
     top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
-    reps: Annotated[
-        int | None,
-        typer.Option(
-            "--reps",
-            help="Times each prompt is decoded by each arm; more finds smaller faults. "
-            f"[default: {DEFAULT_REPETITIONS}, greedy 1]",
-        ),
-    ] = None,
-    dtype: options.Dtype = None,
+    ignore_eos: options.IgnoreEos = False,
+    chat_template: options.ChatTemplate = "auto",
+    reps: Annotated[int | None, defaulting(options.REPS, f"{DEFAULT_REPETITIONS}, greedy 1")] = None,
+    deterministic: options.Deterministic = False,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     forward: options.Forward = "auto",
     engine: options.Engine = "auto",
     compile: options.Compile = False,
-    ignore_eos: options.IgnoreEos = False,
-    chat_template: options.ChatTemplate = "auto",
-    deterministic: options.Deterministic = False,
-    random_weights: options.RandomWeights = False,
-    scale_layers: options.ScaleLayers = None,
-    revision: options.Revision = None,
-    offline: options.Offline = False,
-    trust_remote_code: options.TrustRemoteCode = False,
     as_json: options.Json = False,
     output: options.Output = None,
     color: options.Color = "auto",
@@ -81,15 +70,23 @@ def verify(
     log_json: options.LogJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Test whether speculation leaves the output the target's, and say what the test would have found.
+    """Test whether the output is still the target's.
 
-    Sampling: every token's law is computed afterwards from the whole text, and tokens are tested against their laws;
-    plain decoding is put through the same tests. Exit code 6 says that the output is not the target's.
+    Greedy, both texts are compared token by token. When sampling, every token's law is computed afterwards from the
+    whole text, and tokens are tested against their laws; plain decoding is put through the same tests. It says what
+    the test would have found: more prompts and --reps find smaller faults. Exit code 6: the output is not the
+    target's.
 
-    \b
-    specprof verify --pair tiny_dev --temperature 0.8
-    specprof verify --pair tiny_dev --temperature 0
-    specprof verify --draft ./small --target ./large --reps 10 --json | jq .verdict
+    Examples:
+        # the packaged pair, sampling
+        specprof verify --temperature 0.8
+
+        # greedy: the texts of both arms, token by token
+        specprof verify --temperature 0
+
+        # a pair of your own, more texts, the verdict alone
+        specprof verify --draft ./small --target ./large --reps 10 --json \\
+            | jq .verdict
     """
     narration.set_up(detailed=False, quiet=quiet, as_json=log_json)
     wants_color(color, sys.stdout)

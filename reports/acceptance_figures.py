@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
-from specprof.profiling.metrics import AcceptanceCounts
+from specprof.profiling.acceptance import AcceptanceCounts
+from specprof.profiling.numbers import DASH, count, fixed, percent
 from specprof.reports.document import Figure
 from specprof.reports.drawing import BOLDER, SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit, text_width
 from specprof.reports.figure_data import ALL, TO, table
-from specprof.reports.numbers import DASH, count, fixed, percent
 
 MOST_PANELS = 12
 """Drawn; the table has the others too."""

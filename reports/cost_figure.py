@@ -10,10 +10,10 @@ from matplotlib.ticker import MaxNLocator
 from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
 from specprof.profiling.comparison import Comparison
+from specprof.profiling.numbers import fixed, milliseconds
 from specprof.reports.document import Figure
 from specprof.reports.drawing import PHASE_FILLS, SMALL, WIDTH, Sheet, Stroke, draw
 from specprof.reports.figure_data import PLAIN, table
-from specprof.reports.numbers import fixed, milliseconds
 
 _LEVEL = Stroke("ink", 1.2, dashes=(3, 2))
 
@@ -77,7 +77,7 @@ def _measured(comparisons: Mapping[DraftLength, Comparison]) -> list[_Cost]:
     found: list[_Cost] = []
     for k, comparison in comparisons.items():
         costs = comparison.costs
-        if k == "auto" or costs is None or costs.target_step_seconds is None or costs.ar_overhead_ratio is None:
+        if k == "auto" or costs is None or costs.ar_overhead_ratio is None:
             continue
         step = costs.target_step_seconds
         if not found:

@@ -10,16 +10,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from specprof.experiments.difference import Contrast, Contrasts, Difference, Estimate, Quantity
+from specprof.experiments.difference import Contrast, Contrasts
+from specprof.experiments.quantities import Difference, Estimate, Quantity
 from specprof.experiments.study import Study
+from specprof.profiling.numbers import DASH, count, fixed, percent, rate, times
 from specprof.profiling.statistics import Interval, verdict
 from specprof.reports.document import Block, Bullets, Cell, Column, Mark, Paragraph, Table
-from specprof.reports.numbers import DASH, count, fixed, percent, rate, times
+from specprof.reports.signs import VERDICT_MARKS
 from specprof.reports.tables import VERDICT_COLORS, plain
 
 SCHEMA = "specprof.compare/1"
 
-_MARKS: dict[str | None, Mark] = {"faster": "faster", "slower": "slower", "not distinguishable": "doubtful"}
 _STYLES: dict[str, str] = {
     "faster": VERDICT_COLORS["faster"],
     "slower": VERDICT_COLORS["slower"],
@@ -219,7 +220,7 @@ def _known(quantity: Quantity) -> bool:
 
 
 def _mark(row: Difference) -> Mark:
-    return _MARKS.get(row.verdict, "")
+    return VERDICT_MARKS.get(row.verdict, "")
 
 
 def _verdict_cell(row: Difference) -> Cell:

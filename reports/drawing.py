@@ -118,7 +118,6 @@ class Fill:
             yield {"facecolor": "none", "edgecolor": color(self.hatch_role), "hatch": self.hatch, "linewidth": 0.0}
 
 
-PHASES = ("draft", "verify", "sample", "overhead")
 PHASE_FILLS = {
     "draft": Fill("draft"),
     "verify": Fill("verify", "///"),

@@ -13,6 +13,7 @@ from rich.text import Text
 from specprof.experiments.matrix import DraftLength
 from specprof.profiling.attribution import Attribution, Change, attribute, best_change
 from specprof.profiling.comparison import Comparison
+from specprof.profiling.numbers import interval, times
 from specprof.reports.tables import plain
 
 SCHEMA = "specprof.explain/1"
@@ -20,8 +21,8 @@ SCHEMA = "specprof.explain/1"
 CAUSES = {
     "drafting accepted tokens": "The draft takes long for what it is: a smaller or faster draft model would help.",
     "drafting rejected tokens": "Much is drafted in vain: a draft closer to the target would help.",
-    "verifying more than one token": "A pass over several tokens costs much more than one over a single token: "
-    "this target is not bound by memory bandwidth here, so shorter drafts would help.",
+    "verifying more than one token": "A pass over several tokens costs much more than one over a single token, "
+    "which a target bound by memory bandwidth would not show.",
     "sampling": "Judging drafts takes long beside the models' passes: a larger target would not notice it.",
     "overhead": "The work between the passes takes long beside them: a larger target would not notice it.",
 }
@@ -99,10 +100,8 @@ def _cause(found: Attribution) -> str:
 
 def _verdict(comparison: Comparison, found: Attribution) -> str:
     speedup = comparison.speedup_decode
-    certain = ""
-    if speedup is not None and speedup.ci is not None:
-        certain = f" [{speedup.ci[0]:.2f}, {speedup.ci[1]:.2f}]"
-    measured = f"Measured {found.measured_speedup:.2f}x{certain}. A round yields {found.tokens_per_round:.2f} tokens"
+    certain = f" {interval(speedup)}" if speedup is not None and speedup.ci is not None else ""
+    measured = f"Measured {times(found.measured_speedup)}{certain}. A round yields {found.tokens_per_round:.2f} tokens"
     if found.gap_seconds_per_token <= 0:
         return f"{measured}, and costs no more than one step of plain decoding: nothing is lost."
     return f"{measured}: if it cost no more than one step of plain decoding, it would be {found.ideal_speedup:.2f}x."

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specprof.experiments.study import Study
+from specprof.profiling.numbers import DASH
 from specprof.reports.by_study import each
 from specprof.reports.document import Block, Bullets, Cell, Column, Command, Paragraph, Section, Table
-from specprof.reports.numbers import DASH
 
 _MOST_CELLS = 40
 _LONGEST_MESSAGE = 240

@@ -14,10 +14,10 @@ from markupsafe import Markup, escape
 
 from specprof.profiling.pieces import KIND_WORDS, Piece
 from specprof.profiling.signs import EMPTY, NEWLINE, TAB, probability, spelled, visible
-from specprof.reports.document import Block, Figure, Report, Table
+from specprof.reports.document import Block, Figure, Report
 from specprof.reports.inline_svg import Stylesheet, inline
 from specprof.reports.palette import COLORS
-from specprof.reports.signs import CELL_SIGNS
+from specprof.reports.signs import CELL_SIGNS, signs_in
 from specprof.reports.thinning import fitting
 
 
@@ -56,7 +56,7 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    environment.filters |= {"kind": _kind, "token": _token, "hint": _hint, "marks": _marks}
+    environment.filters |= {"kind": _kind, "token": _token, "hint": _hint, "marks": signs_in}
     environment.globals |= {"signs": CELL_SIGNS, "words": KIND_WORDS}
     return environment.from_string(_resource("page.html"))
 
@@ -84,12 +84,6 @@ def _shown(value: Any) -> Any:
 
 def _kind(block: Block) -> str:
     return type(block).__name__
-
-
-def _marks(table: Table) -> list[tuple[str, str]]:
-    """The signs that a table uses, with their words."""
-    used = {cell.mark for row in table.rows for cell in row}
-    return [sign for mark, sign in CELL_SIGNS.items() if mark in used]
 
 
 def _token(piece: Piece) -> Markup:

@@ -22,7 +22,7 @@ from specprof.reports.document import (
     Table,
     TokenStream,
 )
-from specprof.reports.signs import CELL_SIGNS
+from specprof.reports.signs import CELL_SIGNS, signs_in
 from specprof.reports.thinning import fitting, shortened
 
 _ROUNDS = 64
@@ -131,10 +131,8 @@ def _table(table: Table) -> Iterator[str]:
         *([_cell(cell) for cell in row] for row in table.rows),
     ]
     yield "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    used = {cell.mark for row in table.rows for cell in row}
-    key = [f"{sign} {word}" for mark, (sign, word) in CELL_SIGNS.items() if mark in used]
-    if key:
-        yield ", ".join(key)
+    if key := signs_in(table):
+        yield ", ".join(f"{sign} {word}" for sign, word in key)
 
 
 def _cell(cell: Cell) -> str:

@@ -11,10 +11,13 @@ from rich.text import Text
 
 from specprof.experiments.matrix import DraftLength, Matrix, Missing
 from specprof.experiments.records import Failure
-from specprof.profiling.comparison import FEW_PROMPTS, MAX_DRIFT, Comparison, Speedup
-from specprof.profiling.metrics import AcceptanceCounts
+from specprof.experiments.saved_runs import mapping
+from specprof.profiling.acceptance import AcceptanceCounts
+from specprof.profiling.caveats import FEW_PROMPTS, MAX_DRIFT
+from specprof.profiling.comparison import Comparison
+from specprof.profiling.numbers import DASH, count
+from specprof.profiling.speedup import Speedup
 from specprof.profiling.statistics import FEWEST_PAIRS
-from specprof.reports.numbers import DASH, count
 from specprof.reports.tables import VERDICT_COLORS, plain
 
 ALL = "all"
@@ -53,16 +56,18 @@ def _one(matrix: Matrix, *, name_class: bool) -> RenderableType:
 def _setting(matrix: Matrix) -> list[str]:
     """What decoded where."""
     length = f"at most {count(matrix.config.max_new_tokens, 'new token')}"
-    target, machine = matrix.models.get("target", {}), matrix.machine or {}
-    device = target.get("device")
-    if device is None:
+    target, machine = mapping(matrix.models.get("target")), mapping(matrix.machine)
+    device, cores = target.get("device"), machine.get("cores")
+    if device is None or "model" not in target:
         return [length]
     if device == "cpu":
-        hardware = [machine.get("cpu"), machine.get("cores") and count(machine["cores"], "core")]
+        hardware = [machine.get("cpu"), count(cores, "core") if isinstance(cores, int) else None]
     else:
-        hardware = [(machine.get("gpu") or {}).get("name")]
-    known = ", ".join(filter(None, hardware))
-    parts = [f"{target['model']} on {device}{f' ({known})' if known else ''}", target["dtype"]]
+        hardware = [mapping(machine.get("gpu")).get("name")]
+    known = ", ".join(str(part) for part in hardware if part)
+    parts = [f"{target['model']} on {device}{f' ({known})' if known else ''}"]
+    if "dtype" in target:
+        parts.append(str(target["dtype"]))
     if "forward" in target:
         parts.append(f"{target['forward']} forward")
     if matrix.config.engine in ("static", "graph"):
@@ -151,12 +156,7 @@ def _faster(matrix: Matrix, domain: str) -> DraftLength | None:
 
 def _hole(matrix: Matrix, domain: str, k: DraftLength) -> str | None:
     """Why a cell has no figure, or not the whole one."""
-    for missing in matrix.missing:
-        if (missing.domain, missing.k) == (domain, k):
-            if missing.failure is not None:
-                return "skipped" if missing.failure.reason == "skipped" else "failed"
-            return f"{missing.num_done} of {missing.num_expected}"
-    return None
+    return next((missing.sign for missing in matrix.missing if (missing.domain, missing.k) == (domain, k)), None)
 
 
 def _sentences(matrix: Matrix) -> list[str]:

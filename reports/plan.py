@@ -14,7 +14,7 @@ from rich.text import Text
 from specprof.experiments.estimate import PairEstimate
 from specprof.experiments.plan import Plan
 from specprof.experiments.remaining import Remaining
-from specprof.reports.numbers import DASH
+from specprof.profiling.numbers import DASH
 from specprof.reports.tables import plain
 
 SCHEMA = "specprof.plan/1"

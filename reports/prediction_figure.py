@@ -12,12 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
-from specprof.profiling.comparison import Speedup
 from specprof.profiling.cost_model import Prediction
+from specprof.profiling.numbers import DASH, fixed, interval, percent, times
+from specprof.profiling.speedup import Speedup
 from specprof.reports.document import Figure, Table
 from specprof.reports.drawing import SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit, text_width
 from specprof.reports.figure_data import PLAIN, labels, table
-from specprof.reports.numbers import DASH, fixed, interval, percent, times
 
 MOST_POINTS = 100
 """Drawn; the table has the others too."""
@@ -33,12 +33,14 @@ _ONE_ALPHA = Stroke("series1", 1.4, dashes=(4, 2))
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """One K of one study; both numbers are known."""
+    """One K of one study; what was measured and what was predicted are known."""
 
     study: str
     k: DraftLength
     measured: Speedup
     predicted: float
+    """From the survey where it covers K, else from K's own rounds."""
+    from_rounds: float | None
 
     @property
     def value(self) -> float:
@@ -70,7 +72,7 @@ def _points(study: Study, label: str) -> list[_Point]:
         predicted = surveyed.get(k, own) if isinstance(k, int) else own
         measured = comparison.speedup_decode
         if measured is not None and measured.value is not None and predicted is not None:
-            found.append(_Point(label, k, measured, predicted))
+            found.append(_Point(label, k, measured, predicted, own))
     return found
 
 
@@ -170,7 +172,7 @@ def _length_table(points: Sequence[_Point], predictions: Sequence[Prediction]) -
             f"K = {k}",
             times(point.value) if point else DASH,
             interval(point.measured) if point else DASH,
-            times(point.predicted) if point else DASH,
+            times(point.from_rounds) if point else DASH,
             times(prediction.speedup) if prediction else DASH,
             times(prediction.speedup_from_alpha) if prediction else DASH,
             fixed(prediction.tokens_per_round) if prediction else DASH,

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
 from specprof.profiling.attribution import attribute
-from specprof.profiling.comparison import Arm, Comparison, Speedup
+from specprof.profiling.comparison import PHASES, Arm, Comparison
 from specprof.profiling.cost_model import Prediction
 from specprof.profiling.metrics import manner
+from specprof.profiling.numbers import DASH, count, fixed, interval, megabytes, milliseconds, percent, rate, times
+from specprof.profiling.speedup import Speedup
 from specprof.reports import explain, figures
 from specprof.reports.by_study import each
-from specprof.reports.document import Block, Bullets, Cell, Column, Mark, Paragraph, Section, Table
-from specprof.reports.numbers import DASH, count, fixed, interval, megabytes, milliseconds, percent, rate, times
+from specprof.reports.document import Block, Bullets, Cell, Column, Paragraph, Section, Table
 from specprof.reports.rejections import rejections
+from specprof.reports.signs import VERDICT_MARKS
 from specprof.reports.streams import streams
-
-_PHASES = ("draft", "verify", "sample", "overhead")
-_MARKS: dict[str | None, Mark] = {"faster": "faster", "slower": "slower", "not distinguishable": "doubtful"}
 
 
 def why(studies: Sequence[Study]) -> Section:
@@ -86,18 +84,18 @@ def _overview(studies: Sequence[Study]) -> Table:
 def _speedup_cell(speedup: Speedup | None) -> Cell:
     if speedup is None:
         return Cell(DASH)
-    return Cell(times(speedup.value), _MARKS.get(speedup.verdict, ""))
+    return Cell(times(speedup.value), VERDICT_MARKS.get(speedup.verdict, ""))
 
 
 def _speed_of(study: Study, *, every_k: bool) -> Iterator[Block | None]:
     comparison = study.headline
     if comparison is None:
         return
-    yield _key_table(study, comparison)
+    yield _key_table(comparison)
     yield _domain_table(study, comparison, every_k=every_k)
 
 
-def _key_table(study: Study, comparison: Comparison) -> Table:
+def _key_table(comparison: Comparison) -> Table:
     arms = [arm for arm in (comparison.baseline, comparison.speculative) if arm is not None]
     columns = (Column("", "left"), *(Column(arm.decoder) for arm in arms), Column("ratio"), Column("95 % interval"))
     decode, e2e = comparison.speedup_decode, comparison.speedup_e2e
@@ -173,12 +171,13 @@ def _phase_table(study: Study, comparison: Comparison) -> Table:
     columns = [Column("ms", "left")]
     for arm in arms:
         columns += [Column(f"{arm.decoder} per round"), Column("per token"), Column("share")]
-    slowest = max((phase.seconds_per_round or 0.0 for arm in arms for phase in _phases(arm)), default=0.0)
+    phases = [arm.phases.by_name for arm in arms]
+    slowest = max((phase.seconds_per_round or 0.0 for each in phases for phase in each.values()), default=0.0)
     rows = []
-    for name in _PHASES:
+    for name in PHASES:
         cells = [Cell(name)]
         for arm in arms:
-            phase = getattr(arm.phases, name)
+            phase = arm.phases.by_name[name]
             nothing = name == "draft" and arm is comparison.baseline
             cells += [
                 Cell(DASH if nothing else milliseconds(phase.seconds_per_round, like=slowest)),
@@ -188,15 +187,11 @@ def _phase_table(study: Study, comparison: Comparison) -> Table:
         rows.append(tuple(cells))
     totals = [Cell("total")]
     for arm in arms:
-        for field in ("seconds_per_round", "seconds_per_token"):
-            parts = [getattr(phase, field) for phase in _phases(arm)]
-            totals.append(Cell(milliseconds(None if None in parts else sum(parts), like=slowest)))
-        totals.append(Cell(percent(sum(phase.share or 0.0 for phase in _phases(arm)) or None)))
+        whole = arm.phases
+        totals.append(Cell(milliseconds(whole.seconds_per_round, like=slowest)))
+        totals.append(Cell(milliseconds(whole.seconds_per_token, like=slowest)))
+        totals.append(Cell(percent(sum(phase.share or 0.0 for phase in whole.by_name.values()) or None)))
     return Table(tuple(columns), (*rows, tuple(totals)), f"Means over all rounds; K = {study.best_k}.")
-
-
-def _phases(arm: Arm) -> list[Any]:
-    return [getattr(arm.phases, name) for name in _PHASES]
 
 
 def lengths(studies: Sequence[Study]) -> Section:
@@ -302,8 +297,8 @@ def _acceptance_of(study: Study, suffix: str, redact: bool) -> Iterator[Block | 
     )
     yield figures.acceptance_by_position(study, name=f"acceptance{suffix}")
     yield figures.accepted_per_round(study, name=f"accepted-per-round{suffix}")
-    if study.best_k is not None:
-        yield rejections(study.arm(study.best_k, baseline=False), redact=redact)
+    if study.best_k is not None and not redact:  # a table of texts
+        yield rejections(study.arm(study.best_k, baseline=False))
 
 
 def output(studies: Sequence[Study]) -> Section:

@@ -7,20 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from specprof.profiling.metrics import GenerationResult
+from specprof.profiling.numbers import DASH, fixed, percent
 from specprof.reports.document import Cell, Column, Table
-from specprof.reports.numbers import DASH, fixed, percent
 
 SHOWN = 8
 LONGEST = 60
 """Characters of a token's text: some are whole lines of spaces or dashes."""
 
 
-def rejections(results: Sequence[GenerationResult], *, redact: bool = False) -> Table | None:
-    """Of a speculative arm's generations; None without a rejection.
-
-    Args:
-        redact: nothing can be shown but text, so None.
-    """
+def rejections(results: Sequence[GenerationResult]) -> Table | None:
+    """Of a speculative arm's generations; None without a rejection."""
     texts: dict[str, str] = {}
     found: dict[tuple[int, int], list[tuple[float, float] | None]] = defaultdict(list)
     for result in results:
@@ -32,7 +28,7 @@ def rejections(results: Sequence[GenerationResult], *, redact: bool = False) -> 
                 if round.target_prob is not None and round.draft_prob is not None:
                     probabilities = (round.target_prob[place], round.draft_prob[place])
                 found[round.draft_tokens[place], round.emitted_tokens[place]].append(probabilities)
-    if not found or redact:
+    if not found:
         return None
     total = sum(map(len, found.values()))
     # Of two equally frequent ones the first by id: the same file gives the same page.

@@ -16,8 +16,8 @@ from specprof.experiments.saved_runs import SavedRun
 from specprof.experiments.summary import CellState
 from specprof.profiling.comparison import Comparison
 from specprof.profiling.metrics import BenchmarkConfig, title_of
+from specprof.profiling.numbers import DASH, fixed, times
 from specprof.reports import tables
-from specprof.reports.numbers import DASH
 from specprof.reports.tables import plain
 
 STATE_COLORS = {"done": "green", "partial": "yellow", "failed": "red", "skipped": "red"}
@@ -142,8 +142,8 @@ def _cells(cells: Sequence[CellState]) -> Table:
             str(state.cell.repetitions),
             _progress(state),
             Text(state.state, style=STATE_COLORS[state.state]),
-            DASH if state.tokens_per_second is None else f"{state.tokens_per_second:.1f}",
-            DASH if state.speedup is None else f"{state.speedup:.2f}x",
+            fixed(state.tokens_per_second, 1),
+            times(state.speedup),
             *([Text(plain(state.cell.machine_class) or DASH)] if several else []),
             *([Text(plain(difference))] if any(differences) else []),
         )

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
-from specprof.profiling.comparison import Speedup
+from specprof.profiling.numbers import DASH, count, interval, times
+from specprof.profiling.speedup import Speedup
 from specprof.reports.document import Cell, Figure, Mark, Table
 from specprof.reports.drawing import BOLDER, NORMAL, SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, fit, text_width
 from specprof.reports.figure_data import ALL, TO, labels, lengths, table
-from specprof.reports.numbers import DASH, count, interval, times
 
 MOST_ROWS = 60
 """Drawn; the table has the others too."""
@@ -101,16 +101,8 @@ def _entry(study: Study, domain: str, k: DraftLength) -> _Entry:
     found = comparison.domains.get(domain) if comparison else None
     # A study of one domain has its speedup even where prompts are not told apart by domain.
     whole = comparison.speedup_decode if comparison and not comparison.domains and len(study.domains) == 1 else None
-    return _Entry(found.speedup_decode if found else whole, _note(study, domain, k))
-
-
-def _note(study: Study, domain: str, k: DraftLength) -> str:
-    for missing in study.missing:
-        if (missing.domain, missing.k) == (domain, k):
-            if missing.failure is not None:
-                return "skipped" if missing.failure.reason == "skipped" else "failed"
-            return f"{missing.num_done} of {missing.num_expected}"
-    return ""
+    note = next((missing.sign for missing in study.missing if (missing.domain, missing.k) == (domain, k)), "")
+    return _Entry(found.speedup_decode if found else whole, note)
 
 
 def _table(rows: Sequence[_Row], ks: Sequence[DraftLength]) -> Table:

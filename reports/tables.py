@@ -17,10 +17,13 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from specprof.profiling.comparison import Arm, Comparison, OutputMatch, Phase, Speedup
+from specprof.profiling.acceptance import AcceptanceCounts
+from specprof.profiling.comparison import Arm, Comparison
 from specprof.profiling.cost_model import CostCurve
-from specprof.profiling.metrics import AcceptanceCounts, manner
-from specprof.reports.numbers import DASH, count, fixed, interval, megabytes, milliseconds, percent, rate, times
+from specprof.profiling.metrics import manner
+from specprof.profiling.numbers import DASH, count, fixed, interval, megabytes, milliseconds, percent, rate, times
+from specprof.profiling.output_match import OutputMatch
+from specprof.profiling.speedup import Speedup
 
 T = TypeVar("T")
 
@@ -171,9 +174,10 @@ def _acceptance(comparison: Comparison) -> RenderableType | None:
         lines.append(Text(f"{DASH} no complete round with a draft"))
     else:
         drafted = counts.num_draft_tokens / counts.num_spec_steps
+        drafting = " that drafted" if counts.num_empty_rounds else ""
         lines.append(
             Text.assemble(
-                (f"{fixed(counts.mean_acceptance_length)} tokens per round", "bold"),
+                (f"{fixed(counts.mean_acceptance_length)} tokens per round{drafting}", "bold"),
                 f" = {fixed(counts.accepted_per_step)} of {drafted:.3g} drafted + 1 corrected or bonus",
             )
         )
@@ -230,20 +234,21 @@ def _time(comparison: Comparison) -> RenderableType | None:
     arms = _arms(comparison)
     if not arms:
         return None
-    longest = max((_phase_of(arm, name).seconds_per_token or 0.0 for arm in arms for name in PHASE_COLORS), default=0.0)
+    phases = [phase for arm in arms for phase in arm.phases.by_name.values()]
+    longest = max(phase.seconds_per_token or 0.0 for phase in phases)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=False, expand=True)
     table.add_column(width=9, no_wrap=True, overflow="crop")
     for _ in arms:
         table.add_column(justify="right", no_wrap=True, min_width=6, overflow="crop")
         table.add_column(justify="right", no_wrap=True, min_width=5, overflow="crop")
         table.add_column(ratio=1)
-    slowest = max((_seconds_per_token(arm) or 0.0 for arm in arms), default=0.0)
+    slowest = max(arm.phases.seconds_per_token or 0.0 for arm in arms)
     names = [cell for arm in arms for cell in (Text(plain(arm.decoder), style="bold"), "", "")]
     table.add_row("ms/token", *names)
     for name, color in PHASE_COLORS.items():
         cells: list[RenderableType] = []
         for arm in arms:
-            phase = _phase_of(arm, name)
+            phase = arm.phases.by_name[name]
             # An arm that never drafted spent nothing on it: nothing to measure rather than a measured zero.
             if name == "draft" and arm is comparison.baseline:
                 cells += [DASH, DASH, ""]
@@ -252,7 +257,7 @@ def _time(comparison: Comparison) -> RenderableType | None:
             cells.append(percent(phase.share))
             cells.append(_Bar((phase.seconds_per_token or 0.0) / longest if longest else 0.0, color))
         table.add_row(name, *cells)
-    totals = [cell for arm in arms for cell in (milliseconds(_seconds_per_token(arm), like=slowest), "", "")]
+    totals = [cell for arm in arms for cell in (milliseconds(arm.phases.seconds_per_token, like=slowest), "", "")]
     table.add_row("total", *totals, style="bold")
     return _section("Time", [table])
 
@@ -302,7 +307,7 @@ def _cost_model(comparison: Comparison) -> RenderableType | None:
             f" over this run's baseline, measured {times(measured)}",
         ),
     )
-    table.add_row("", f"{times(costs.speedup_predicted)} over bare target passes (so is break-even)")
+    table.add_row("", f"{times(costs.speedup_predicted)} over bare target passes")
     table.add_row("break-even", _break_even(comparison))
     if costs.best_k is not None:
         table.add_row(f"best K up to {k}", _best_k(comparison, costs.best_k))
@@ -360,12 +365,15 @@ def render_costs(curve: CostCurve, *, title: str, subtitle: str | None = None) -
 def _break_even(comparison: Comparison) -> str:
     costs, counts = comparison.costs, comparison.acceptance
     assert costs is not None and counts is not None
-    per_round = f"{fixed(costs.break_even_tau)} tokens per round (here {fixed(costs.tokens_per_round)})"
+    bare = costs.break_even_tau
+    over_baseline = None if bare is None else bare / (1 + (costs.ar_overhead_ratio or 0))
+    per_round = f"{fixed(over_baseline)} tokens per round (here {fixed(costs.tokens_per_round)})"
+    over_passes = f"{fixed(bare)} over bare target passes"
     if costs.draft_tokens_per_round != counts.num_spec_tokens:
-        return per_round  # an alpha belongs to one draft length
+        return f"{per_round}\n{over_passes}"  # an alpha belongs to one draft length
     if costs.break_even_alpha is None:
-        return f"{per_round}\nout of reach even if everything were accepted"
-    return f"{per_round}\nalpha {costs.break_even_alpha:.2f} (here {fixed(counts.alpha)})"
+        return f"{per_round}\n{over_passes}\nout of reach even if everything were accepted"
+    return f"{per_round}\n{over_passes}\nalpha {costs.break_even_alpha:.2f} (here {fixed(counts.alpha)})"
 
 
 def _best_k(comparison: Comparison, k: int) -> str:
@@ -430,17 +438,6 @@ def _grid(*justify: str) -> Table:
 
 def _arms(comparison: Comparison) -> list[Arm]:
     return [arm for arm in (comparison.baseline, comparison.speculative) if arm is not None]
-
-
-def _phase_of(arm: Arm, name: str) -> Phase:
-    phase = getattr(arm.phases, name)
-    assert isinstance(phase, Phase)
-    return phase
-
-
-def _seconds_per_token(arm: Arm) -> float | None:
-    seconds = [_phase_of(arm, name).seconds_per_token for name in PHASE_COLORS]
-    return None if any(s is None for s in seconds) else sum(s for s in seconds if s is not None)
 
 
 # Numbers

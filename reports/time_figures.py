@@ -12,24 +12,12 @@ import numpy.typing as npt
 
 from specprof.experiments.matrix import DraftLength
 from specprof.experiments.study import Study
-from specprof.profiling.comparison import Arm, Phase
+from specprof.profiling.comparison import PHASES, Arm
 from specprof.profiling.metrics import GenerationResult
+from specprof.profiling.numbers import DASH, milliseconds, percent
 from specprof.reports.document import Figure, Table
-from specprof.reports.drawing import (
-    NORMAL,
-    PHASE_FILLS,
-    PHASES,
-    SMALL,
-    WIDTH,
-    Fill,
-    Sheet,
-    Stroke,
-    color,
-    draw,
-    text_width,
-)
+from specprof.reports.drawing import NORMAL, PHASE_FILLS, SMALL, WIDTH, Fill, Sheet, Stroke, color, draw, text_width
 from specprof.reports.figure_data import PLAIN, compared, table
-from specprof.reports.numbers import DASH, milliseconds, percent
 
 MOST_POINTS = 300
 """Of a curve."""
@@ -180,7 +168,7 @@ def time_per_token(study: Study, *, name: str = "time") -> Figure | None:
     if headline is not None and headline.baseline is not None:
         arms.append((PLAIN, headline.baseline))
     arms += [(f"K = {k}", c.speculative) for k, c in study.comparisons.items() if c.speculative is not None]
-    bars = [(label, arm, total) for label, arm in arms if (total := _total(arm)) is not None]
+    bars = [(label, arm, total) for label, arm in arms if (total := arm.phases.seconds_per_token)]
     if not bars:
         return None
     plain = bars[0][2] if bars[0][0] == PLAIN else None
@@ -194,17 +182,7 @@ def time_per_token(study: Study, *, name: str = "time") -> Figure | None:
 
 
 _Bar = tuple[str, Arm, float]
-
-
-def _phases(arm: Arm) -> dict[str, Phase]:
-    return {phase: getattr(arm.phases, phase) for phase in PHASES}
-
-
-def _total(arm: Arm) -> float | None:
-    """Seconds per emitted token."""
-    parts = [phase.seconds_per_token for phase in _phases(arm).values()]
-    known = [part for part in parts if part is not None]
-    return sum(known) if len(known) == len(parts) and sum(known) > 0 else None
+"""A label, and seconds per emitted token."""
 
 
 def _paint_bars(sheet: Sheet, bars: Sequence[_Bar], plain: float | None) -> None:
@@ -216,7 +194,7 @@ def _paint_bars(sheet: Sheet, bars: Sequence[_Bar], plain: float | None) -> None
     for label, arm, total in bars:
         sheet.text(left - 12, y + 11, label, align="right")
         x = left
-        for phase, part in _phases(arm).items():
+        for phase, part in arm.phases.by_name.items():
             width = (part.seconds_per_token or 0.0) / longest * room
             if width >= 0.3:
                 sheet.box(x, y, max(width - 1, 0.3), 22, PHASE_FILLS[phase])
@@ -247,7 +225,7 @@ def _time_table(bars: Sequence[_Bar]) -> Table:
     def rows() -> Iterator[list[str]]:
         for label, arm, total in bars:
             cells = []
-            for name, phase in _phases(arm).items():
+            for name, phase in arm.phases.by_name.items():
                 nothing = name == "draft" and label == PLAIN  # it never drafted: nothing to measure, not a measured 0
                 spent = f"{milliseconds(phase.seconds_per_token, like=longest)} ({percent(phase.share)})"
                 cells.append(DASH if nothing else spent)
@@ -259,7 +237,7 @@ def _time_table(bars: Sequence[_Bar]) -> Table:
 def _time_caption(bars: Sequence[_Bar], plain: float | None, best: DraftLength | None) -> str:
     shown = next((bar for bar in bars if bar[0] == f"K = {best}"), bars[-1])
     label, arm, total = shown
-    shares = {name: phase.share or 0.0 for name, phase in _phases(arm).items()}
+    shares = {name: phase.share or 0.0 for name, phase in arm.phases.by_name.items()}
     most = max(shares, key=lambda name: shares[name])
     beside = ""
     if plain is not None and label != PLAIN:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specprof.experiments.study import Study
-from specprof.profiling.comparison import Speedup
+from specprof.profiling.numbers import count, interval, times
+from specprof.profiling.speedup import Speedup
 from specprof.profiling.statistics import Verdict
-from specprof.reports.numbers import count, interval, times
 
 _WORDS = {
     "faster": "is faster than plain decoding",

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specprof.profiling.goodness import POWER
+from specprof.profiling.numbers import DASH, count
 from specprof.profiling.verification import (
     CHECK_LEVEL,
     ArmLaw,
@@ -21,7 +22,6 @@ from specprof.profiling.verification import (
     Rounding,
     Verification,
 )
-from specprof.reports.numbers import DASH, count
 from specprof.reports.results import finite
 from specprof.reports.tables import plain
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import pandas  # type: ignore[import-untyped]
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = ["__version__", "load_results"]
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|memory ran out|(can't|cannot|not enough|failed to|unable to) (allocate )?memory"
+    r"|bad_alloc|CUBLAS_STATUS_ALLOC_FAILED|needs [\d.]+ GB on ",
+    re.IGNORECASE,
+)
 
 
 class SpecprofError(Exception):
@@ -44,7 +51,7 @@ class IncompatiblePairError(SpecprofError):
 
 
 class CorrectnessError(SpecprofError):
-    """Speculation changed the output: the one thing it must not do."""
+    """The output means nothing: speculation changed it, or a model computed no numbers to choose it by."""
 
     exit_code = 6
 
@@ -53,3 +60,10 @@ class ThresholdError(SpecprofError):
     """A threshold that the user set with ``--fail-if`` is crossed."""
 
     exit_code = 8
+
+
+def is_about_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python, torch on a GPU, torch on a CPU and we each have words of our own for it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError | OSError | ResourceError) and _OUT_OF_MEMORY.search(str(error)) is not None

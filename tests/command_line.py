@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -15,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from specprof.commands import main
 from specprof.profiling.events import Event, from_json_line
+
+# Typer builds all commands anew at every call, which takes longer than most of the tests' commands do.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 QUICK = (
     "-n", "1", "--max-new-tokens", "8", "--ignore-eos", "--reps", "1", "--warmup", "0", "--deterministic",

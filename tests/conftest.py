@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
+from typing import Any
 
 # Before torch and huggingface_hub are imported, which read these once. Several small test models run faster on one
 # thread than on many, and no test may reach for a hub. Subprocesses of the tests inherit both.
@@ -30,6 +33,30 @@ settings.load_profile("continuous" if os.environ.get("CI") else "local")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--wheel", metavar="FILE", help="check this wheel (test_packaging.py) instead of building one")
     parser.addoption("--snapshot-update", action="store_true", help="draw the pictures in tests/snapshots anew")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of which ``-m slow`` or ``-m "not slow"`` runs no test are not even imported, by every process anew."""
+    if collection_path.suffix != ".py" or config.option.markexpr not in ("slow", "not slow"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    some, all_are = "mark.slow" in text, re.search(r"^pytestmark = pytest\.mark\.slow\b", text, re.MULTILINE)
+    return True if (all_are if config.option.markexpr == "not slow" else not some) else None
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the fuzz tests ran, whichever processes they ran in."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    called = [report.user_properties for report in reports if getattr(report, "when", None) == "call"]
+    told = [value for properties in called for name, value in properties if name == "fuzz"]
+    if told:
+        from fuzz.chunk import Chunk, table
+
+        total = Chunk()
+        for figures in told:
+            total.add(Chunk.from_dict(figures))
+        terminalreporter.section("fuzz")
+        terminalreporter.write_line("\n".join(table(total)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dense_attention import dense, slab
-from specprof.models.slab_attention import AttentionChoice, SlabAttention, SlabRows
+from specprof.models.attention_choice import AttentionChoice
+from specprof.models.slab_attention import SlabAttention, SlabRows
 from specprof.models.split_kv import split_kv
 
 torch.set_num_threads(1)

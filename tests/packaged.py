@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from specprof.models import hub
+from specprof.models import checkpoint, hub
 from specprof.models.loader import load_tokenizer
 
 
@@ -21,7 +21,7 @@ def directory_of(name: str) -> Path:
 
 def llama_parameters(name: str) -> int:
     """Parameters of a packaged model by its configuration: a Llama whose embedding is its head too."""
-    config = hub.read_config(directory_of(name), name)
+    config = checkpoint.read_config(directory_of(name), name)
     assert config["model_type"] == "llama" and config["tie_word_embeddings"] and not config["attention_bias"]
     width, mlp = config["hidden_size"], config["intermediate_size"]
     queries, keys = (config[f"num_{which}_heads"] * config["head_dim"] for which in ("attention", "key_value"))

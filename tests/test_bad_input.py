@@ -21,7 +21,7 @@ from specprof.profiling.metrics import fold
 from tiny_models import VOCAB_SIZE, save_model_dir, tiny_gpt2, tiny_gpt_neox, tiny_tokenizer
 from tiny_tokenizers import byte_level, word_piece
 
-USAGE, UNAVAILABLE, RESOURCES, INCOMPATIBLE = 2, 3, 4, 5
+USAGE, UNAVAILABLE, RESOURCES, INCOMPATIBLE, NO_NUMBERS = 2, 3, 4, 5, 6
 
 
 @pytest.fixture(autouse=True)
@@ -278,7 +278,7 @@ def test_int4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specprof.models.loader.available_memory", lambda _device: 1_000_000)
+    monkeypatch.setattr("specprof.models.footprint.available_memory", lambda _device: 1_000_000)
     error, hint = refused("run", *QUICK, code=RESOURCES)
     assert "GB are available" in error and "--dtype int4" in hint
 
@@ -347,10 +347,10 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     broken = copy.deepcopy(tiny_gpt2(0))
     broken.transformer.ln_f.weight.data.fill_(float("nan"))
     save_model_dir(tmp_path / "broken", broken, tiny_tokenizer())
-    error, hint = refused("run", *QUICK, "--target", "broken", "--drafter", "ngram", code=UNAVAILABLE)
-    assert "broken computes no numbers (NaN)" in error and "--dtype" in hint
+    error, hint = refused("run", *QUICK, "--target", "broken", "--drafter", "ngram", code=NO_NUMBERS)
+    assert "broken computes no numbers (NaN or infinity) in float32" in error and "weights" in hint
     loaded = command("load", "--model", "broken")
-    assert loaded.code == UNAVAILABLE and "computes no numbers (NaN)" in loaded.told[0]
+    assert loaded.code == NO_NUMBERS and "computes no numbers" in loaded.told[0]
 
 
 # Vocabularies

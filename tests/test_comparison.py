@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specprof.profiling.comparison import compare, loops
+from specprof.profiling.caveats import loops
+from specprof.profiling.comparison import compare
 from specprof.profiling.cost_model import expected_tokens
 from specprof.profiling.events import Round
 from specprof.profiling.metrics import GenerationResult, fold
@@ -255,6 +256,22 @@ def test_a_slowdown_names_its_cause() -> None:
     assert "largest loss is sampling and overhead: 0.70" in explain(overhead=0.008)
 
 
+@pytest.mark.parametrize(
+    ("k", "accepted", "helps"), [(1, 0, False), (2, 0, False), (4, 1, True)], ids=["one", "hopeless", "too many"]
+)
+def test_fewer_tokens_are_advised_where_there_are_fewer_that_pay(k: int, accepted: int, helps: bool) -> None:
+    rounds = [
+        make_round(k, accepted, verify_seconds=0.01 * (1 + 0.5 * k), draft_seconds=0, sample_seconds=0.001,
+                   overhead_seconds=0.001)
+    ] * 6  # fmt: skip
+    results = [r for p in "abcde" for r in (ar(p, tokens=12), distinct(rounds, f"SD-K{k}", 0, p))]
+    c = compare(results, temperature=0)
+    assert c.explanation is not None and c.costs is not None and c.costs.best_k is not None
+    assert "largest loss is verification" in c.explanation
+    assert c.explanation.endswith("drafting fewer tokens helps.") == helps == (0 < c.costs.best_k < k)
+    assert c.explanation.endswith("at this acceptance no shorter draft pays either.") != helps
+
+
 def test_what_drafting_may_cost() -> None:
     slow = [
         make_round(2, 1, draft_seconds=0.030, verify_seconds=0.010, sample_seconds=0.001, overhead_seconds=0.001)
@@ -369,7 +386,7 @@ def test_cut_and_empty_rounds_are_mentioned() -> None:
     rounds = [make_round(2, 1), make_round(2, 1, cut=True), make_round(0, 0), make_round(2, 2)]
     warnings = " ".join(compare([distinct(rounds, "SD-K2", 0, "a")], temperature=0).warnings)
     assert "25 % of rounds were cut" in warnings
-    assert "Nothing was drafted in 25 % of rounds" in warnings
+    assert "Nothing was drafted in 33 % of rounds" in warnings
 
 
 def test_looping_output_is_mentioned() -> None:
@@ -377,6 +394,12 @@ def test_looping_output_is_mentioned() -> None:
     c = compare([looping, ar("b")], temperature=0)
     assert c.baseline is not None and c.baseline.repetition == 0.5
     assert "AR: 1 of 2 generations end in a loop" in c.warnings[0]
+    both = [looping, dataclasses.replace(sd("a"), generated_ids=looping.generated_ids)]
+    told = [warning for warning in compare(both, temperature=0).warnings if "in a loop" in warning]
+    assert told == ["AR and SD-K2: 1 of 1 generation each end in a loop, which flatters acceptance and speedup."]
+    several = [*both, dataclasses.replace(sd("b"), generated_ids=looping.generated_ids), ar("b")]
+    told = [warning for warning in compare(several, temperature=0).warnings if "in a loop" in warning]
+    assert [warning.partition(" end")[0] for warning in told] == ["AR: 1 of 2 generations", "SD-K2: 2 of 2 generations"]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from specprof.decoding.judge import Judge, Ruling, Verdict
 from specprof.errors import CorrectnessError
 from specprof.experiments.saved_runs import differences, read_run, saved_runs
 from specprof.models.wrapper import ModelWrapper
-from specprof.profiling.comparison import Comparison, Divergence, compare
+from specprof.profiling.comparison import Comparison, compare
 from specprof.profiling.events import RunEnded
 from specprof.profiling.metrics import fold
+from specprof.profiling.output_match import Divergence
 from test_comparison import ar, sd
 
 CORRECTNESS = 6

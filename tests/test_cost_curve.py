@@ -99,6 +99,7 @@ def test_a_gap_is_no_curve(lengths: tuple[int, ...]) -> None:
         {"draft_seconds": [0.0], "verify_seconds": [0.0], "rest_seconds": [0.0], "num_rounds": [1]},
         {"draft_seconds": ["x"], "verify_seconds": [1.0], "rest_seconds": [0.0], "num_rounds": [1]},
         {"draft_seconds": None, "verify_seconds": [1.0], "rest_seconds": [0.0], "num_rounds": [1]},
+        {"draft_seconds": [10**400], "verify_seconds": [1.0], "rest_seconds": [0.0], "num_rounds": [1]},
     ],
 )
 def test_what_is_no_curve_is_refused(record: dict[str, list[float]]) -> None:
@@ -238,6 +239,7 @@ def test_cost_only_says_what_would_pay_and_generates_nothing() -> None:
     assert "Cost curve" in shown.out and "break-even alpha" in shown.out
     document = ok("run", *SURVEYED, "--k", "3", "--cost-only", "--json", "-o", "costs.json").document
     assert document["schema"] == "specprof.costs/1"
+    assert document["engine"] == document["config"]["engine_used"] == "eager"
     assert [row["k"] for row in document["by_k"]] == [0, 1, 2, 3]
     assert document["by_k"][2]["break_even_tau"] > 1
     assert json.loads(Path("costs.json").read_text())["by_k"] == document["by_k"]

@@ -17,8 +17,10 @@ from specprof.decoding.drafters import DraftModel
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.errors import ResourceError, UsageError
 from specprof.experiments.config import RunConfig
-from specprof.models import loader
-from specprof.models.loader import bytes_by_device, is_spread, load_model, map_devices, share_tables
+from specprof.models import footprint
+from specprof.models.devices import map_devices
+from specprof.models.footprint import bytes_by_device, is_spread
+from specprof.models.loader import load_model, share_tables
 from specprof.models.registry import get_pair
 from specprof.models.wrapper import ModelWrapper
 from tiny_models import FAMILIES, save_model_dir, tiny_tokenizer
@@ -160,8 +162,8 @@ def test_load_takes_a_map() -> None:
 
 
 def too_large(monkeypatch: pytest.MonkeyPatch, needed: int, available: int) -> None:
-    monkeypatch.setattr(loader, "memory_needed", lambda *args, **options: needed)
-    monkeypatch.setattr(loader, "available_memory", lambda place: available)
+    monkeypatch.setattr(footprint, "memory_needed", lambda *args, **options: needed)
+    monkeypatch.setattr(footprint, "available_memory", lambda place: available)
 
 
 def test_what_fits_nowhere_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,9 +272,11 @@ def test_two_gpus(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_auto_spills_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a GPU that has room for a part of the model only."""
-    available: Callable[[Any], int] = loader.available_memory
+    available: Callable[[Any], int] = footprint.available_memory
     monkeypatch.setattr(
-        loader, "available_memory", lambda place: 15_000_000 if torch.device(place).type == "cuda" else available(place)
+        footprint,
+        "available_memory",
+        lambda place: 15_000_000 if torch.device(place).type == "cuda" else available(place),
     )
     loaded, tokenizer = load_model("tiny_dev/target", "float32", "cuda", device_map="auto")
     assert is_spread(loaded) and bytes_by_device(loaded).keys() >= {"cuda:0", "cpu"}

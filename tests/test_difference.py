@@ -13,21 +13,14 @@ import pytest
 
 import sample_store
 from specprof.errors import UsageError
-from specprof.experiments.difference import (
-    QUANTITIES,
-    Contrast,
-    Difference,
-    Estimate,
-    changes,
-    contrast,
-    contrasts,
-    differences,
-    machine_changes,
-)
+from specprof.experiments.changes import changes, machine_changes
+from specprof.experiments.difference import Contrast, contrast, contrasts
 from specprof.experiments.matrix import DraftLength, Missing
+from specprof.experiments.quantities import Difference, Estimate
 from specprof.experiments.records import Failure, Record
 from specprof.experiments.results import read_contents
 from specprof.experiments.study import Study, of_sweep
+from specprof.experiments.thresholds import QUANTITIES
 from specprof.profiling.comparison import compare
 from specprof.profiling.metrics import GenerationResult
 from specprof.profiling.statistics import paired_bootstrap
@@ -107,6 +100,10 @@ def noisy(slow_sd: float = 1.0, slow_ar: float = 1.0, prompts: Sequence[str] = T
         found.append(ar(prompt, tokens=tokens, slow=slow_ar * float(noise.normal(1, 0.01))))
         found.append(drafted(prompt, accepted, slow=slow_sd * float(noise.normal(1, 0.01))))
     return found
+
+
+def differences(before: Study, after: Study, *, seed: int = 0) -> tuple[Difference, ...]:
+    return contrast(before, after, seed=seed).differences
 
 
 def only(rows: Sequence[Difference]) -> Difference:
@@ -224,7 +221,8 @@ def test_the_interval_is_that_of_eight_sums_resampled_together() -> None:
         return np.stack([((e / f) / (g / h)) / ((a / b) / (c / d))])
 
     row = only(differences(study(before), study(after)))
-    assert row.speedup.ratio.ci == pytest.approx(paired_bootstrap(columns, ratio, ratios=[0])[0])
+    tokens = np.array(columns[1::2]).sum(axis=0)
+    assert row.speedup.ratio.ci == pytest.approx(paired_bootstrap(columns, ratio, weights=[tokens], ratios=[0])[0])
 
 
 def test_without_a_baseline_tokens_per_second_decide() -> None:
@@ -235,10 +233,14 @@ def test_without_a_baseline_tokens_per_second_decide() -> None:
     assert (row.decisive, row.verdict) == ("sd_tokens_per_second", "slower")
     assert row.speedup.ratio.value is row.ar_tokens_per_second.before.value is None
     assert report.sentence(found).startswith("B is 17 % slower than A on 12 prompts (1")
+    assert any(warning.startswith("A and B have no plain decoding: tokens/s are") for warning in found.warnings)
+    assert not any("no plain decoding" in warning for warning in contrast(study(noisy()), study(noisy())).warnings)
     # One side has it: its own speedup is known, the ratio is not.
     row = only(differences(study(noisy()), study(slower)))
     assert row.speedup.before.value is not None and row.speedup.after.value is row.speedup.ratio.value is None
     assert row.verdict == "slower"
+    (told,) = [w for w in contrast(study(noisy()), study(slower)).warnings if "no plain decoding" in w]
+    assert told.startswith("B has no plain decoding")
 
 
 def test_a_share_ends_at_none_and_all() -> None:

@@ -26,8 +26,8 @@ import torch
 import specprof
 from command_line import QUICK, isolate, ok
 from specprof.decoding.rejection import count_accepted, next_token_probs, overlap, residual
-from specprof.profiling import comparison, cost_model, machine, statistics
-from specprof.profiling.metrics import AcceptanceCounts
+from specprof.profiling import caveats, cost_model, machine, output_match, statistics
+from specprof.profiling.acceptance import AcceptanceCounts
 from test_metrics import make_round
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -466,7 +466,7 @@ def test_every_key_of_the_document_is_described_and_every_described_key_exists(
 
 def keys_that_need_luck(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Keys of a run that diverges, and of a machine with a GPU."""
-    divergence = dataclasses.asdict(comparison.Divergence("code_000", 3))
+    divergence = dataclasses.asdict(output_match.Divergence("code_000", 3))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -490,7 +490,7 @@ def test_limits_are_those_of_the_code() -> None:
     }
     for row in table:
         module, _, name = row["where"].strip("`").partition(".")
-        home = {"statistics": statistics, "comparison": comparison}[module]
+        home = {"statistics": statistics, "caveats": caveats}[module]
         value = defaults.get(row["limit"], getattr(home, name))
         assert float(row["value"]) == value, row["limit"]
 

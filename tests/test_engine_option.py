@@ -27,6 +27,7 @@ from specprof.experiments.executors import Ready
 from specprof.experiments.plan import Batch, make_plan
 from specprof.experiments.run import encode_prompts, measure, prepare_rounds, warm_up
 from specprof.experiments.sweep_config import SweepConfig
+from specprof.models import loader
 from specprof.models.registry import get_pair
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.events import Event, Round, RunStarted
@@ -35,10 +36,13 @@ from tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_tokenizer
 
 USAGE = 2
 
+load_model_once = functools.cache(loader.load_model)
+
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     isolate(tmp_path, monkeypatch)
+    monkeypatch.setattr(loader, "load_model", load_model_once)
 
 
 def run(*arguments: str) -> Outcome:

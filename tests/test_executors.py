@@ -174,7 +174,7 @@ def test_an_answer_of_another_kind_is_a_failure() -> None:
 
 def test_what_the_loader_says_of_memory_is_understood() -> None:
     """Its words are matched: this fails if they change."""
-    from specprof.models.loader import require_memory
+    from specprof.models.footprint import require_memory
 
     with pytest.raises(ResourceError) as told:
         require_memory(10**16, "cpu", "a model")

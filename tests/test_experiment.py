@@ -14,7 +14,7 @@ from specprof.data.prompts import Prompt
 from specprof.decoding.request import Request
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.decoding.vocabulary import VocabularyKind, VocabularyVerdict
-from specprof.errors import IncompatiblePairError, UnavailableError, UsageError
+from specprof.errors import CorrectnessError, IncompatiblePairError, UsageError
 from specprof.experiments.arms import Arms, load_arms, vocabulary_methods
 from specprof.experiments.config import RunConfig
 from specprof.experiments.run import (
@@ -305,7 +305,7 @@ def test_a_model_that_computes_no_numbers_is_refused(monkeypatch: pytest.MonkeyP
     target = loaded().target
     extend = type(target).extend
     monkeypatch.setattr(type(target), "extend", lambda *arguments: extend(*arguments) * float("nan"))
-    with pytest.raises(UnavailableError, match=r"computes no numbers \(NaN\) in float32"):
+    with pytest.raises(CorrectnessError, match=r"computes no numbers \(NaN or infinity\) in float32"):
         warm_up(quick(warmup=0), loaded(), [], lambda: None)
 
 

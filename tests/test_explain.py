@@ -46,6 +46,13 @@ def test_by_hand() -> None:
     assert found.prefill_seconds == pytest.approx(0, abs=1e-12)
 
 
+def test_the_speedup_is_the_headline_s() -> None:
+    # Drawn at random, b ended at once in one arm: it has a speed in the other only, and enters no speedup.
+    comparison = compare([ar("a"), sd("a"), ar("b", slow=10), sd("b", accepted=())], temperature=0.8)
+    assert comparison.speedup_decode is not None and comparison.speedup_decode.value == pytest.approx(1.5)
+    assert report.sentences(comparison)[0].startswith("Measured 1.50x")
+
+
 _MILLISECONDS = st.floats(0.001, 50)
 
 

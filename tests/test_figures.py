@@ -25,11 +25,11 @@ from specprof.experiments.study import Study, of_sweep
 from specprof.profiling.comparison import compare
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.metrics import GenerationResult
+from specprof.profiling.numbers import fixed, interval, milliseconds, percent, times
 from specprof.reports import figures
 from specprof.reports.document import Figure
 from specprof.reports.drawing import fit, text_width
 from specprof.reports.figure_data import labels
-from specprof.reports.numbers import fixed, interval, milliseconds, percent, times
 from specprof.reports.palette import COLORS
 from test_comparison import ar, distinct, sd
 from test_metrics import make_round
@@ -533,6 +533,9 @@ def test_predictions_are_the_comparisons() -> None:
         [times(p.speedup), times(p.speedup_from_alpha), fixed(p.tokens_per_round)] for p in predictions
     ]
     assert cells(figure)[0][1:4] == ["-", "-", "-"]
+    costs = run.comparisons[4].costs
+    assert costs is not None and costs.speedup_predicted_with_ar_overhead != pytest.approx(predictions[3].speedup, 0.02)
+    assert cells(figure)[3][3] == times(costs.speedup_predicted_with_ar_overhead)  # its own rounds', not the survey's
     assert f"K = {max(predictions, key=lambda p: p.speedup).k} should do best" in figure.caption
 
     several = figures.predicted_against_measured([run, sweep])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -20,7 +21,7 @@ import pytest
 
 from packaged import llama_parameters
 from specprof.errors import SpecprofError, UnavailableError, UsageError
-from specprof.models import hub
+from specprof.models import checkpoint, hub
 
 ROOT = Path(__file__).parent.parent
 PACKAGED = ROOT / "specprof" / "models" / "pairs" / "tiny_dev"
@@ -79,14 +80,14 @@ def test_sizes_come_from_the_headers() -> None:
     # Llama with a tied head: table + layers x (4 attention + 3 MLP matrices + 2 norms) + final norm.
     assert llama_parameters("tiny_dev/target") == 4096 * 256 + 8 * (4 * 256 * 256 + 3 * 256 * 672 + 2 * 256) + 256
     for name in ("target", "draft"):
-        parameters = llama_parameters(f"tiny_dev/{name}")
-        assert hub.num_parameters(PACKAGED / name) == parameters
-        assert hub.weight_bytes(PACKAGED / name) == 2 * parameters
+        parameters, stored = llama_parameters(f"tiny_dev/{name}"), checkpoint.stored_tensors(PACKAGED / name, name)
+        assert sum(math.prod(tensor.shape) for tensor in stored) == parameters
+        assert sum(tensor.num_bytes for tensor in stored) == 2 * parameters
 
 
 def test_masks_that_old_checkpoints_store_are_no_parameters() -> None:
-    mask = hub.StoredTensor("h.0.attn.bias", "F32", (1, 1, 1024, 1024), 4 << 20)
-    bias = hub.StoredTensor("h.0.attn.c_attn.bias", "F32", (2304,), 9216)
+    mask = checkpoint.StoredTensor("h.0.attn.bias", "F32", (1, 1, 1024, 1024), 0, 4 << 20)
+    bias = checkpoint.StoredTensor("h.0.attn.c_attn.bias", "F32", (2304,), 0, 9216)
     assert not mask.is_parameter
     assert bias.is_parameter
 
@@ -103,7 +104,49 @@ def test_local_directory(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_sharded_directory(model_dir: Path) -> None:
     shard(model_dir)
     assert hub.resolve(str(model_dir)).source == "local"
-    assert hub.num_parameters(model_dir) == hub.num_parameters(PACKAGED / "draft")
+    kept, whole = (checkpoint.stored_tensors(directory, "m") for directory in (model_dir, PACKAGED / "draft"))
+    assert {(t.name, t.shape) for t in kept} == {(t.name, t.shape) for t in whole} and len(kept) == len(whole)
+
+
+def test_the_home_of_nobody_is_no_directory() -> None:
+    for name in ("~nobody-of-that-name/model", "~nobody-of-that-name"):
+        assert refusal(name).message == f"there is no directory {name}"
+
+
+def test_a_fingerprint_knows_every_tensor(model_dir: Path) -> None:
+    """Also of models that differ in a single one, wherever it lies: their results are not to be mixed."""
+    original = checkpoint.fingerprint(model_dir)
+    weights = model_dir / WEIGHTS
+    content = weights.read_bytes()
+    for tensor in checkpoint.stored_tensors(model_dir, "m"):
+        other = bytearray(content)
+        end = tensor.begin + tensor.num_bytes
+        other[tensor.begin : end] = bytes(byte ^ 1 for byte in content[tensor.begin : end])
+        weights.write_bytes(other)
+        assert checkpoint.fingerprint(model_dir) != original, tensor.name
+    weights.write_bytes(content)
+    assert checkpoint.fingerprint(model_dir) == original
+    for name in ("tokenizer.json", "config.json"):
+        kept = (model_dir / name).read_bytes()
+        (model_dir / name).write_bytes(kept + b" ")
+        assert checkpoint.fingerprint(model_dir) != original
+        (model_dir / name).write_bytes(kept)
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"])
+def test_variables_that_the_hubs_library_would_stumble_over(variable: str) -> None:
+    """In a process that has not imported it yet."""
+    code = "from specprof.models import hub\nhub.resolve('tiny_dev/draft')"
+    for seconds, returned in (("soon", 1), ("10", 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, variable: seconds},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == returned
+        assert (f"UsageError: {variable}=soon is not a whole number of seconds" in done.stderr) is bool(returned)
 
 
 def test_a_directory_has_no_revision(model_dir: Path) -> None:
@@ -135,10 +178,14 @@ def _rewrite_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None
     path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
 
 
+def _endless(header: dict[str, Any]) -> None:
+    header["model.norm.weight"]["shape"] = [math.inf]
+
+
 WEIGHTS = "model.safetensors"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
-    "config is not JSON": (lambda d: (d / "config.json").write_text('{"a": 1,\n}'), "not valid JSON (line 2)"),
+    "config is not JSON": (lambda d: (d / "config.json").write_text('{"a": 1\n"b": 2}'), "not valid JSON (line 2)"),
     "config is not text": (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "not UTF-8"),
     "config is a list": (lambda d: (d / "config.json").write_text("[]"), "not a JSON object"),
     "no weights": (lambda d: (d / WEIGHTS).unlink(), "has no weights"),
@@ -154,6 +201,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut by one byte": (lambda d: _truncate(d / WEIGHTS, (d / WEIGHTS).stat().st_size - 1), "its header describes"),
     "bytes at its end": (lambda d: _truncate(d / WEIGHTS, (d / WEIGHTS).stat().st_size + 1), "its header describes"),
     "header is noise": (lambda d: (d / WEIGHTS).write_bytes((5).to_bytes(8, "little") + b"noise"), "can't be read"),
+    "endless tensor": (lambda d: _rewrite_header(d / WEIGHTS, _endless), "can't be read"),
     "Git LFS pointer": (
         lambda d: (d / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
         "Git LFS pointer",
@@ -204,13 +252,13 @@ def test_damaged_shards(model_dir: Path) -> None:
 
 
 def test_tokenizer_files(model_dir: Path) -> None:
-    hub.check_tokenizer_files(model_dir, "m")
+    checkpoint.check_tokenizer_files(model_dir, "m")
     (model_dir / "tokenizer.json").unlink()
     with pytest.raises(UnavailableError, match="no tokenizer files"):
-        hub.check_tokenizer_files(model_dir, "m")
+        checkpoint.check_tokenizer_files(model_dir, "m")
     (model_dir / "vocab.json").write_text("{}")
     with pytest.raises(UnavailableError, match=r"merges\.txt is not"):
-        hub.check_tokenizer_files(model_dir, "m")
+        checkpoint.check_tokenizer_files(model_dir, "m")
 
 
 # --- the hub

@@ -25,17 +25,11 @@ from specprof.decoding.drafters import DraftModel
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.errors import UsageError
 from specprof.models import int4, linear
+from specprof.models.devices import compute_dtype
+from specprof.models.footprint import memory_footprint_bytes, memory_needed, parameter_count
 from specprof.models.int4 import fused_int4_width, widest
 from specprof.models.linear import LinearChoice, QuantisedMatrix
-from specprof.models.loader import (
-    compute_dtype,
-    load_model,
-    memory_footprint_bytes,
-    memory_needed,
-    parameter_count,
-    quiet_transformers,
-    share_tables,
-)
+from specprof.models.loader import load_model, quiet_transformers, share_tables
 from specprof.models.transformer import EarlyStates, GPT2Forward, LlamaForward
 from specprof.models.wrapper import ModelWrapper
 from tiny_models import (
@@ -295,7 +289,7 @@ def test_other_quantisations_go_to_hugging_face(how: Any) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("wanted", ["bfloat16", "fp32"])
 def test_compute_dtype_by_name(wanted: str) -> None:
-    model, _ = load_model(saved("qwen2"), "int4", "cpu", compute_dtype=wanted)
+    model, _ = load_model(saved("qwen2"), "int4", "cpu", expanded_to=wanted)
     expected = torch.bfloat16 if wanted == "bfloat16" else torch.float32
     attention = model.model.layers[0].self_attn
     assert attention.q_proj.weight.dtype is torch.uint8
@@ -327,7 +321,7 @@ def test_the_default_compute_dtype_is_the_devices() -> None:
 )
 def test_compute_dtypes_that_make_no_sense(dtype: str, wanted: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        load_model("tiny_dev/draft", dtype, "cpu", compute_dtype=wanted)
+        load_model("tiny_dev/draft", dtype, "cpu", expanded_to=wanted)
 
 
 # --- one set of tables
@@ -516,7 +510,7 @@ def last_matrix(name: str) -> str:
 @pytest.mark.parametrize("name", MODELS)
 def test_int4_on_cuda(name: str) -> None:
     """There no matrix stays dense for its rows, kernels differ by width, and logits are those of either forward."""
-    model, _ = load_model(saved(name), "int4", "cuda", compute_dtype="float16")
+    model, _ = load_model(saved(name), "int4", "cuda", expanded_to="float16")
     assert type(model.get_submodule(last_matrix(name))) is bitsandbytes.nn.Linear4bit
     wrapper = ModelWrapper(model)
     assert (wrapper.forward_name, wrapper.dtype) == ("own", torch.float16)

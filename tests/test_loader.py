@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -19,18 +20,10 @@ import torch
 
 from packaged import llama_parameters
 from specprof.errors import ResourceError, SpecprofError, UnavailableError, UsageError
-from specprof.models import hub, loader
-from specprof.models.loader import (
-    available_memory,
-    choose_device,
-    compute_dtype,
-    eos_token_ids,
-    load_model,
-    load_tokenizer,
-    memory_footprint_bytes,
-    memory_needed,
-    parameter_count,
-)
+from specprof.models import checkpoint, footprint
+from specprof.models.devices import DTYPES, choose_device, compute_dtype
+from specprof.models.footprint import available_memory, memory_footprint_bytes, memory_needed, parameter_count
+from specprof.models.loader import load_model, load_tokenizer
 from specprof.models.random_weights import known_models, model_config, random_model
 from specprof.models.registry import REGISTRY
 from tiny_models import FAMILIES, save_model_dir, tiny_gpt2, tiny_llama, tiny_phi3, tiny_tokenizer
@@ -145,7 +138,7 @@ def test_int4() -> None:
 def test_unknown_dtype_lists_the_known() -> None:
     error = failure(UsageError, "tiny_dev/draft", "float8")
     assert "float8" in error.message
-    assert all(name in error.hint for name in (*loader.DTYPES, "nf4"))
+    assert all(name in error.hint for name in (*DTYPES, "nf4"))
 
 
 def test_int4_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,10 +170,10 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_little_memory_names_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "available_memory", lambda device: 1_400_000_000)
+    monkeypatch.setattr(footprint, "available_memory", lambda device: 1_400_000_000)
     with pytest.raises(ResourceError, match=r"needs 6\.2 GB on cpu, 1\.4 GB are available"):
         random_model("gpt2-xl", "float32", "cpu")
-    monkeypatch.setattr(loader, "available_memory", lambda device: 20_000_000)
+    monkeypatch.setattr(footprint, "available_memory", lambda device: 20_000_000)
     assert "0.0 GB are available" in failure(ResourceError, "tiny_dev/target", "float32", "cpu").message
 
 
@@ -191,29 +184,13 @@ def test_available_memory_is_within_the_container(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")
     (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 200000\n")
-    assert loader._container_room(tmp_path) == 500_000
+    assert footprint._container_room(tmp_path) == 500_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert loader._container_room(tmp_path) is None
-    assert loader._container_room(tmp_path / "none") is None
+    assert footprint._container_room(tmp_path) is None
+    assert footprint._container_room(tmp_path / "none") is None
 
 
 # --- tokenizers
-
-
-def test_end_of_text_is_the_union_of_three_sources() -> None:
-    class Named:
-        def __init__(self, eos: Any) -> None:
-            self.eos_token_id = eos
-
-    class Model:
-        generation_config: Any = Named([128001, 128009])
-        config = Named(128009)
-
-    assert eos_token_ids(Model(), Named(2)) == {2, 128001, 128009}
-    Model.generation_config = None
-    assert eos_token_ids(Model(), Named(None)) == {128009}
-    model, tokenizer = load_model("tiny_dev/draft", "float32", "cpu")
-    assert eos_token_ids(model, tokenizer) == {0}
 
 
 def test_packaged_tokenizers_are_one() -> None:
@@ -521,4 +498,6 @@ def test_parameters_and_bytes_by_hand() -> None:
     expected = 2 * 4096 * 32 + 2 * block + 32
     assert parameter_count(tiny_llama()) == expected
     assert memory_footprint_bytes(tiny_llama()) == 4 * expected + 2 * 4 * 4  # and two buffers of 4 frequencies
-    assert hub.num_parameters(PACKAGED / "target") == parameter_count(load_model("tiny_dev/target", "fp32", "cpu")[0])
+    stored = checkpoint.stored_tensors(PACKAGED / "target", "tiny_dev/target")
+    loaded, _ = load_model("tiny_dev/target", "fp32", "cpu")
+    assert sum(math.prod(tensor.shape) for tensor in stored) == parameter_count(loaded)

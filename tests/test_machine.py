@@ -101,3 +101,8 @@ def test_gpu_as_torch_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
         "driver": "570.1",
         "count": 2,
     }
+
+
+@pytest.mark.parametrize("gpu", ["H200", 5, [], True])
+def test_a_description_from_a_file_may_hold_anything(gpu: object) -> None:
+    assert machine.machine_class({"cpu": 3, "gpu": gpu}) == machine.machine_class({"cpu": 3, "gpu": None})

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.cost_model import expected_tokens_by_position
 from specprof.profiling.events import Prefilled, PromptEnded, Round, RunEnded, RunStarted
-from specprof.profiling.metrics import AcceptanceCounts, BenchmarkConfig, GenerationResult, fold
+from specprof.profiling.metrics import BenchmarkConfig, GenerationResult, fold
 
 SPECULATIVE: dict[str, Any] = {
     "acceptance_rate": 0.78,
@@ -473,3 +474,14 @@ def test_import_is_cheap() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("seed", [2**53 + 1, 2**63 - 1])
+def test_a_large_seed_is_that_seed(seed: int) -> None:
+    assert config(seed=seed).seed == seed and config(seed=seed).config_hash() != config(seed=seed - 1).config_hash()
+
+
+@pytest.mark.parametrize("name", ["K", "temperature", "max_new_tokens", "seed", "top_p", "k_max"])
+def test_a_number_beyond_all_bounds_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        config(**{name: 10**400})

@@ -25,7 +25,7 @@ from specprof.decoding.drafters import DraftModel
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import Sampling
 from specprof.decoding.speculative import SpeculativeDecoder
-from specprof.errors import UnavailableError, UsageError
+from specprof.errors import CorrectnessError, UsageError
 from specprof.models.kv_cache import KVCache
 from specprof.models.loader import load_model
 from specprof.models.native import forward as native
@@ -199,7 +199,7 @@ def test_broken_weights_are_no_disagreement(broken: float, found: Library) -> No
     model = copy.deepcopy(MODELS["llama"]())
     model.model.layers[0].mlp.down_proj.weight.data[0, 0] = broken
     assert in_c(own_forward(model), found).agrees()
-    with pytest.raises(UnavailableError, match="computes no numbers"):
+    with pytest.raises(CorrectnessError, match="computes no numbers"):
         ModelWrapper(model).check_numbers()
 
 
@@ -317,7 +317,8 @@ def test_greedy_is_argmax_step_by_step(name: str, width: int, found: Library) ->
             cache = KVCache(forward.new_slab(context + width + steps - 1))  # to its last entry
             forward(ids[:context], cache, 1)
             choose = OwnForward.greedy if step_by_step else NativeForward.greedy
-            texts.append(choose(forward, ids[context:], cache, steps).tolist())
+            chosen, scores = choose(forward, ids[context:], cache, steps)
+            texts.append((chosen.tolist(), scores.tolist()))
             caches.append(cache)
         assert texts[0] == texts[1]
         assert caches[0].length == caches[1].length == caches[0].capacity
@@ -334,9 +335,10 @@ def test_greedy_to_gpt2s_last_position(found: Library) -> None:
     cache = KVCache(forward.new_slab(context))
     forward(ids, cache, 1)
     again = KVCache(cache.slab, cache.length)
-    chosen = forward.greedy(tokens(2), cache, 7)
+    chosen, scores = forward.greedy(tokens(2), cache, 7)
     assert cache.length == context
-    assert chosen.tolist() == OwnForward.greedy(forward, tokens(2), again, 7).tolist()
+    expected = OwnForward.greedy(forward, tokens(2), again, 7)
+    assert torch.equal(chosen, expected[0]) and torch.equal(scores, expected[1])
 
 
 @torch.inference_mode()
@@ -351,8 +353,9 @@ def test_the_first_of_equal_logits(equal: tuple[int, ...], found: Library) -> No
         logits = forward(tokens(3, seed), cache, 1)
         assert len(set(logits[0, list(equal)].tolist())) == 1
         cache.truncate(0)
-        seen.add(int(forward.greedy(tokens(3, seed), cache, 1)))
-        assert int(forward.greedy(tokens(3, seed), KVCache(forward.new_slab(8)), 1)) == int(logits.argmax())
+        seen.add(int(forward.greedy(tokens(3, seed), cache, 1)[0]))
+        chosen, score = forward.greedy(tokens(3, seed), KVCache(forward.new_slab(8)), 1)
+        assert int(chosen) == int(logits.argmax()) and score.equal(logits.max().view(1))
     assert equal[0] in seen and not seen & set(equal[1:])
 
 
@@ -457,9 +460,9 @@ def test_broken_weights_give_no_numbers(name: str, value: float, found: Library)
     assert logits_of(own_forward(model), ids, [20]).isnan().any()
     assert logits_of(forward, ids, [8, 1, 2, 9]).isnan().any()
     cache = KVCache(forward.new_slab(40))
-    chosen = forward.greedy(ids[:5], cache, 9)
-    assert ((chosen >= 0) & (chosen < VOCAB)).all()
-    again = OwnForward.greedy(forward, ids[:5], KVCache(forward.new_slab(40)), 9)
+    chosen, scores = forward.greedy(ids[:5], cache, 9)
+    assert ((chosen >= 0) & (chosen < VOCAB)).all() and scores.isnan().all()
+    again, _ = OwnForward.greedy(forward, ids[:5], KVCache(forward.new_slab(40)), 9)
     assert chosen.tolist() == again.tolist()
 
 
@@ -515,7 +518,7 @@ def test_the_wrapper_says_what_does_not_fit(pair: tuple[ModelWrapper, ModelWrapp
     cache = pair[0].new_cache(4)
     with pytest.raises(UsageError, match="don't fit a cache of 4"):
         pair[0].extend_greedily(tokens(2), cache, 4)
-    assert len(pair[0].extend_greedily(tokens(2), cache, 3)) == 3
+    assert [len(each) for each in pair[0].extend_greedily(tokens(2), cache, 3)] == [3, 3]
 
 
 # --- models that are not for C

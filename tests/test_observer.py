@@ -223,6 +223,6 @@ def test_prefill_and_rounds_are_the_time_that_passed(arm: int) -> None:
         assert told <= passed
         # Making caches and events, and reading how much memory there is, belong to no phase.
         outside.append(passed - told - 1e-3)
-        if outside[-1] <= 30e-6 * len(events):
+        if outside[-1] <= 50e-6 * len(events):
             return
     pytest.fail(f"of each round at least {min(outside) / len(events) * 1e6:.0f} us belong to no phase")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -43,22 +44,38 @@ def source_files() -> set[str]:
     return {str(file) for file in files}
 
 
-@pytest.fixture(scope="module")
-def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, made from the source distribution: what is missing from either is missing here.
+def build(source: Path, folder: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "build", *options, "--outdir", str(folder), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
 
-    Built from a copy, since setuptools leaves files in the tree it builds from and picks up old ones again.
-    """
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, since setuptools leaves files in the tree it builds from and picks up old ones again."""
+    folder = tmp_path_factory.mktemp("packaging") / "source"
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=NOT_COPIED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(request: pytest.FixtureRequest) -> Path:
+    """The wheel, made from the source distribution: what is missing from either is missing here."""
     given: str | None = request.config.getoption("--wheel")
     if given is not None:
         return Path(given).resolve()
-    folder = tmp_path_factory.mktemp("packaging")
-    shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=NOT_COPIED)
-    command = [sys.executable, "-m", "build", "--outdir", str(folder / "dist"), str(folder / "source")]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = (folder / "dist").glob("*.whl")
+    source: Path = request.getfixturevalue("checkout")
+    folder = source.with_name("dist")
+    build(source, folder)
+    (wheel,) = folder.glob("*.whl")
     return wheel
+
+
+@pytest.fixture(scope="module")
+def sdist(wheel: Path) -> Path:
+    """The source distribution that the wheel was made from; it lies beside it."""
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    return sdist
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +133,30 @@ def test_the_wheel_owns_one_top_level_name(wheel: Path) -> None:
 def test_the_wheel_carries_its_licence(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())
+
+
+def test_the_source_distribution_holds_what_the_wheel_is_made_of_once(sdist: Path) -> None:
+    """The links in specprof/ would double three packages; some of the tests, which setuptools adds, could not run."""
+    with tarfile.open(sdist) as archive:
+        members = {member.name.partition("/")[2]: member for member in archive.getmembers()}
+    assert not [name for name, member in members.items() if member.issym() or member.islnk()]
+    sources = {name for name in source_files() if name.split("/")[1] not in INTERFACES}
+    sources |= {f"{folder}/{file}" for folder in INTERFACES for file in files_under(ROOT / folder)}
+    assert sorted(sources - members.keys()) == []
+    assert sorted(name for name in members if name.startswith(tuple(f"specprof/{one}" for one in INTERFACES))) == []
+    assert {"pyproject.toml", "LICENSE", "README.md"} <= members.keys()
+    assert not [name for name in members if name.startswith("tests/")]
+
+
+def test_a_checkout_makes_the_same_wheel(wheel: Path, checkout: Path, tmp_path: Path) -> None:
+    build(checkout, tmp_path, "--wheel")
+    (direct,) = tmp_path.glob("*.whl")
+    assert contents(direct) == contents(wheel)
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")}
 
 
 def test_every_module_imports_from_the_wheel_alone(unpacked: Path) -> None:

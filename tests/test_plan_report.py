@@ -345,3 +345,18 @@ def test_the_same_as_a_document() -> None:
 )
 def test_durations(seconds: float | None, said: str) -> None:
     assert plan_report.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("models", "machine"),
+    [
+        ({"target": {"device": "cpu"}}, {}),
+        ({"target": 5}, {}),
+        ({"target": {"device": "cpu", "model": 5, "dtype": 3}}, {"cpu": 5, "cores": "many"}),
+        ({"target": {"device": "cuda:0", "model": "m", "dtype": "float16"}}, {"gpu": "H200"}),
+    ],
+)
+def test_what_a_store_says_of_models_and_machines_may_be_anything(
+    measured: Matrix, models: dict[str, Any], machine: dict[str, Any]
+) -> None:
+    assert "Decode speedup" in text(dataclasses.replace(measured, models=models, machine=machine))

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from specprof.data.prompts import DOMAINS, DomainStats, Prompt, PromptDataset, builtin, encode
 from specprof.errors import ResourceError, UsageError
-from specprof.models.hub import read_config
+from specprof.models.checkpoint import read_config
 from specprof.models.loader import load_tokenizer
 
 PAIRS = Path(__file__).parent.parent / "specprof" / "models" / "pairs"

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from specprof.errors import UnavailableError, UsageError
-from specprof.models.loader import eos_token_ids, memory_footprint_bytes, parameter_count
+from specprof.models.footprint import memory_footprint_bytes, parameter_count
 from specprof.models.random_weights import known_models, model_config, random_model, random_tokenizer
+from specprof.models.wrapper import ModelWrapper
 from tiny_models import save_model_dir, tiny_llama, tiny_qwen2, tiny_tokenizer
 
 TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
@@ -93,7 +94,7 @@ def test_true_shapes_at_reduced_depth(
     assert memory_footprint_bytes(model) == pytest.approx(2 * parameters, rel=1e-4)
     assert model.lm_head.weight.shape == head
     assert model.config.num_hidden_layers == 2
-    assert eos_token_ids(model, None) == stop_ids
+    assert ModelWrapper(model, forward="hf").eos_token_ids == stop_ids
     with torch.inference_mode():
         logits = model(torch.tensor([[5, 6, 7]])).logits
     assert logits.shape == (1, 3, head[0])

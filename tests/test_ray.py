@@ -83,7 +83,7 @@ def test_a_cluster_that_is_not_there_is_an_error_at_once() -> None:
 @pytest.mark.slow
 def test_something_else_that_listens_is_an_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_ray()
-    monkeypatch.setattr("specprof.experiments.ray_executor._JOIN_SECONDS", 4.0)
+    monkeypatch.setattr("specprof.experiments.ray_cluster._JOIN_SECONDS", 4.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ResourceError) as told:
@@ -103,7 +103,9 @@ def test_no_cluster_on_this_machine_is_an_error(monkeypatch: pytest.MonkeyPatch,
     )
 
 
-@pytest.mark.parametrize("address", ["somewhere", "host:", ":6379", "ray://host:10001", "host:http"])
+@pytest.mark.parametrize(
+    "address", ["somewhere", "host:", ":6379", "ray://host:10001", "host:http", "host:65536", f"host:{'9' * 5000}"]
+)
 def test_what_is_no_address_is_said_before_anything_starts(address: str) -> None:
     needs_ray()
     with pytest.raises(UsageError):

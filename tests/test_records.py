@@ -23,8 +23,9 @@ from specprof.experiments.records import (
     rounds_to_columns,
     to_json_line,
 )
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.events import Prefilled, PromptEnded, Round, RunEnded, RunStarted
-from specprof.profiling.metrics import AcceptanceCounts, GenerationResult
+from specprof.profiling.metrics import GenerationResult
 
 ONE_OF_EACH: list[Record] = [
     sample_store.session(),
@@ -229,7 +230,7 @@ def test_a_number_that_is_none_is_never_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"K": -1}, {"K": "many"}, {"temperature": None}, {"drafter": 3}, {"prompt_domain": []}]
+    "change", [{"K": -1}, {"K": "many"}, {"K": 10**400}, {"temperature": None}, {"drafter": 3}, {"prompt_domain": []}]
 )
 def test_a_cell_whose_configuration_cant_be_meant_is_refused(change: dict[str, Any]) -> None:
     record = sample_store.cell()

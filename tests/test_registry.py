@@ -91,6 +91,14 @@ def test_relative_directories_are_relative_to_the_file(tmp_path: Path) -> None:
     assert (pairs["hub"].draft_model_id, pairs["hub"].target_model_id) == ("a/b", "c")
 
 
+def test_the_home_of_nobody_is_kept_as_it_is_written(tmp_path: Path) -> None:
+    """Whoever loads the pair is told that there is no such directory; the other pairs of the file can be used."""
+    path = tmp_path / "pairs.toml"
+    path.write_text('[pairs.a]\ndraft = "~nobody-of-that-name/d"\ntarget = "gpt2"\n')
+    pair = user_pairs([path])["a"]
+    assert pair.draft_model_id.endswith("~nobody-of-that-name/d") and pair.target_model_id == "gpt2"
+
+
 def test_without_files_there_are_no_user_pairs() -> None:
     assert user_pairs() == {}
 

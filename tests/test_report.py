@@ -15,6 +15,7 @@ import pytest
 
 import large_run
 import sample_store
+from drawn_once import draw_once
 from large_run import CURVE, prompts
 from sample_report import HOSTILE, blocks, tables
 from sample_store import ELSEWHERE, HERE, SD
@@ -22,9 +23,10 @@ from specprof.experiments.records import CellStarted, Failure, Machine, Record, 
 from specprof.experiments.results import read_contents
 from specprof.experiments.saved_runs import read_run
 from specprof.experiments.study import Study, of_run, of_sweep
-from specprof.profiling.comparison import Comparison, Speedup
+from specprof.profiling.comparison import Comparison
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import BenchmarkConfig
+from specprof.profiling.speedup import Speedup
 from specprof.reports import explain, html, markdown
 from specprof.reports.document import (
     Bullets,
@@ -41,6 +43,11 @@ from specprof.reports.results import finite
 from test_html import Page
 
 QUESTIONS = ["why", "speed", "time", "best-k", "acceptance", "output", "tokens", "device"]
+
+
+@pytest.fixture(autouse=True)
+def _figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_once(monkeypatch)
 
 
 def of(happened: Iterator[Event] | Sequence[Event]) -> Study:

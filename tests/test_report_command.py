@@ -16,6 +16,7 @@ import pytest
 import large_run
 import sample_store
 from command_line import Outcome, command, isolate, ok
+from drawn_once import draw_once
 from large_run import CURVE, RUN, prompts
 from specprof.experiments.saved_runs import read_run
 from specprof.experiments.study import of_run
@@ -32,6 +33,7 @@ WITHOUT_FIGURES = 4
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     isolate(tmp_path, monkeypatch)
+    draw_once(monkeypatch)
     large_run.write(Path("results"), large_run.run(curve=CURVE))
 
 

@@ -15,20 +15,17 @@ from torch import Tensor
 
 from dense_attention import dense, slab
 from specprof.errors import ResourceError
-from specprof.models import slab_attention
-from specprof.models.slab_attention import (
+from specprof.models import attention_choice
+from specprof.models.attention_choice import (
+    CANDIDATES,
     MAX_MEASURED_WIDTH,
     TOLERANCE,
     AttentionChoice,
     AttentionShape,
-    SlabRows,
-    candidates,
-    explicit,
     largest_error,
     measure,
-    varlen,
-    why_not_varlen,
 )
+from specprof.models.slab_attention import SlabAttention, SlabRows, explicit, varlen, why_not_varlen
 from specprof.models.split_kv import available, split_kv
 
 torch.set_num_threads(1)
@@ -126,7 +123,7 @@ def test_a_row_depends_on_its_own_token_and_position_alone(
 
 
 def assert_rows_are_invariant(
-    function: slab_attention.SlabAttention,
+    function: SlabAttention,
     heads: int,
     kv_heads: int,
     width: int,
@@ -235,7 +232,7 @@ def test_an_older_pytorch_is_told_from_its_signature(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(autouse=True)
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slab_attention, "_SAMPLE_BYTES", 1 << 16)
+    monkeypatch.setattr(attention_choice, "_SAMPLE_BYTES", 1 << 16)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -455,7 +452,7 @@ def test_every_function_is_right_on_a_gpu(
     if name == "split_kv" and (reason := available()) is not None:
         pytest.skip(reason)
     shape = AttentionShape(heads, kv_heads, width, dim, bucket, window, dtype)
-    assert largest_error(shape, candidates()[name], torch.device("cuda")) <= TOLERANCE[dtype]
+    assert largest_error(shape, CANDIDATES[name], torch.device("cuda")) <= TOLERANCE[dtype]
 
 
 @pytest.mark.gpu

@@ -24,8 +24,9 @@ from specprof.models.kv_cache import KVCache
 from specprof.models.transformer import EarlyStates
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import timer
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, from_json_line, to_json_line
-from specprof.profiling.metrics import AcceptanceCounts, GenerationResult, fold
+from specprof.profiling.metrics import GenerationResult, fold
 from tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama
 from tiny_tokenizers import BYTES, SPACE, TRAINED, metaspace
 
@@ -458,7 +459,7 @@ def test_time_goes_where_it_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
             clock[0] += self.cost
             return super().extend(ids, cache, num_logits, early)
 
-        def extend_greedily(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+        def extend_greedily(self, ids: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, Tensor]:
             clock[0] += self.cost * steps
             return super().extend_greedily(ids, cache, steps)
 

@@ -22,6 +22,7 @@ from specprof.profiling.cost_model import (
 )
 from specprof.profiling.statistics import (
     drift,
+    effective_number,
     median,
     modified_z_outliers,
     paired_bootstrap,
@@ -54,9 +55,11 @@ def interval_by_scipy(
     statistic: Callable[..., npt.NDArray[np.float64]],
     *,
     paired: bool = True,
+    number: float | None = None,
 ) -> tuple[float, float]:
-    """Student's t times scipy's bootstrap standard error, around the statistic itself."""
-    n = len(columns[0])
+    """Student's t times scipy's bootstrap standard error, around the statistic itself; ``number``: of rows, if they
+    tell no more than so many."""
+    n = number or len(columns[0])
     error = stats.bootstrap(
         columns,
         lambda *drawn, axis: statistic(*(column.sum(axis) for column in drawn)),
@@ -100,12 +103,51 @@ def test_students_quantile_is_scipys(probability: float, degrees: int) -> None:
     )
 
 
+@given(st.floats(0.5, 0.999), st.floats(1, 300))
+def test_students_quantile_of_broken_degrees_is_scipys(probability: float, degrees: float) -> None:
+    assert student_quantile(probability, degrees) == pytest.approx(
+        stats.t.ppf(probability, degrees), abs=1e-9, rel=1e-4
+    )
+
+
+def test_rows_of_unequal_weight_tell_as_much_as_fewer_equal_ones() -> None:
+    assert effective_number([3.0] * 7) == pytest.approx(7)
+    assert effective_number([1.0, 1.0, 1.0, 0.0, 0.0]) == pytest.approx(3)
+    assert effective_number([4.0, 1.0, 1.0]) == pytest.approx(36 / 18)
+    assert effective_number([100.0, 1.0, 1.0, 1.0, 1.0]) == 2
+
+
+def test_the_interval_knows_that_long_texts_weigh_more() -> None:
+    """Of rows all but alike in weight it is the usual one; where few rows carry the sum it is wider than that."""
+    generator = np.random.default_rng(4)
+    values = generator.normal(3, 1, 12)
+
+    def mean(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return sums[:1] / sums[1:]
+
+    def margin(weights: npt.NDArray[np.float64], told: bool) -> float:
+        (interval,) = paired_bootstrap([weights * values, weights], mean, weights=[weights] if told else None)
+        assert interval is not None
+        return (interval[1] - interval[0]) / 2
+
+    equal, unequal = np.full(12, 5.0), generator.lognormal(0, 1, 12)
+    assert margin(equal, told=True) == pytest.approx(margin(equal, told=False))
+    number = effective_number(unequal)
+    factor = [stats.t.ppf(0.975, n - 1) * math.sqrt(n / (n - 1)) for n in (number, 12)]
+    assert margin(unequal, told=True) / margin(unequal, told=False) == pytest.approx(factor[0] / factor[1])
+
+
 def test_bootstrap_with_weights_agrees_with_scipy() -> None:
     generator = np.random.default_rng(5)
     tokens, other = generator.integers(20, 200, 30).astype(float), generator.integers(20, 200, 30).astype(float)
     slow, fast = tokens * generator.normal(2, 0.2, 30), other * generator.normal(1.5, 0.2, 30)
     ours = paired_bootstrap_ratio(slow, fast, numerator_weights=tokens, denominator_weights=other, resamples=20_000)
-    theirs = np.exp(interval_by_scipy((slow, tokens, fast, other), lambda a, b, c, d: np.log(a / b / (c / d))))
+    shares = (tokens + other) / (tokens + other).sum()
+    theirs = np.exp(
+        interval_by_scipy(
+            (slow, tokens, fast, other), lambda a, b, c, d: np.log(a / b / (c / d)), number=1 / (shares**2).sum()
+        )
+    )
     assert ours == pytest.approx(tuple(theirs), abs=0.002)
 
 

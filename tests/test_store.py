@@ -32,7 +32,7 @@ from specprof.profiling.metrics import fold
 
 RESOURCES, INTERRUPTED, BROKEN_PIPE = 4, 130, 141
 LONG = (
-    "--max-new-tokens", "48", "--ignore-eos", "--reps", "100", "--warmup", "0", "--deterministic",
+    "--max-new-tokens", "48", "--ignore-eos", "--reps", "100", "--warmup", "0", "--deterministic", "--no-cost-curve",
     "--results-dir", "results",
 )  # fmt: skip
 """Goes on for minutes, unless somebody ends it."""

@@ -554,7 +554,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(
         if num_killed % 5 == 0:
             time.sleep(draw.uniform(0.0, 0.6))  # anywhere, while it starts as well
         else:
-            grow(directory, draw.randint(1, 35))
+            grow(directory, draw.randint(4, 44))  # 26 of them begin a session
             time.sleep(draw.uniform(0, 0.006))
         driver.kill()
         num_killed += driver.wait() == -signal.SIGKILL
@@ -608,7 +608,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.slow
 def test_the_command_is_killed_and_goes_on(tmp_path: Path, uninterrupted: Path, seed: int) -> None:
     """The same with the command itself and real models: five kills each."""

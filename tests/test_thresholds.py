@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from specprof.commands.thresholds import AFTER, QUANTITIES, Judged, Threshold, check, judged, parse, to_dicts
 from specprof.errors import ThresholdError, UsageError
-from specprof.experiments import difference
+from specprof.experiments import quantities
 from specprof.experiments.difference import Contrasts, contrasts
 from specprof.experiments.matrix import Missing
+from specprof.experiments.thresholds import AFTER, QUANTITIES, Judged, Threshold, check, judged, parse, to_dicts
 from test_comparison import ar
 from test_difference import ELSEWHERE, MACHINE, TWELVE, drafted, noisy, several, study
 
@@ -40,7 +40,6 @@ def test_what_can_be_written(text: str, expected: Threshold) -> None:
 
 @pytest.mark.parametrize("name", QUANTITIES)
 def test_every_name_is_a_quantity(name: str) -> None:
-    assert name in difference.QUANTITIES and len(QUANTITIES) == len(difference.QUANTITIES)
     whole = found()
     row = whole.contrasts[0].differences[0]
     for threshold in parse([f"{name}<1", f"{name}{AFTER}<1"]):
@@ -93,11 +92,11 @@ def test_of_equals_nothing_is_crossed_and_bounds_are_what_they_say() -> None:
 def test_certain_asks_for_the_whole_interval() -> None:
     row = Threshold("speedup", "<", 0.97)
     for interval, holds in (((0.92, 0.96), True), ((0.92, 0.98), False), ((0.92, 0.97), False)):
-        estimate = difference.Estimate(0.94, interval)
+        estimate = quantities.Estimate(0.94, interval)
         assert row.crossed(estimate, certain=True) is holds and row.crossed(estimate, certain=False)
     above = Threshold("speedup", ">=", 1.0)
-    assert above.crossed(difference.Estimate(1.1, (1.0, 1.2)), certain=True)
-    assert not above.crossed(difference.Estimate(1.1, (0.99, 1.2)), certain=True)
+    assert above.crossed(quantities.Estimate(1.1, (1.0, 1.2)), certain=True)
+    assert not above.crossed(quantities.Estimate(1.1, (0.99, 1.2)), certain=True)
 
 
 def test_domains_are_judged_on_demand() -> None:
@@ -149,7 +148,7 @@ def test_several_comparisons_are_told_apart() -> None:
 def test_what_is_printed_is_true_as_it_stands() -> None:
     def told(value: float, operator: str, number: float) -> str:
         threshold = Threshold("speedup", operator, number)
-        return str(Judged(threshold, "code, K = 4", difference.Estimate(value, (0.92, 0.96)), True, None))
+        return str(Judged(threshold, "code, K = 4", quantities.Estimate(value, (0.92, 0.96)), True, None))
 
     assert told(0.94, "<", 0.97) == "code, K = 4: speedup 0.94 < 0.97 [0.92, 0.96]"
     assert told(0.9698, "<", 0.97) == "code, K = 4: speedup 0.9698 < 0.9700 [0.9200, 0.9600]"

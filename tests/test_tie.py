@@ -17,7 +17,7 @@ from specprof.decoding.drafters import DraftModel
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.experiments.tie import diagnose
 from specprof.models.wrapper import ModelWrapper
-from specprof.profiling.comparison import first_difference
+from specprof.profiling.output_match import first_difference
 from specprof.profiling.verification import Difference
 from tiny_models import tiny_llama
 

@@ -13,13 +13,14 @@ import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from specprof.errors import ResourceError
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.events import (
     SCHEMA,
     Event,
@@ -31,8 +32,7 @@ from specprof.profiling.events import (
     read_events,
     to_json_line,
 )
-from specprof.profiling.metrics import AcceptanceCounts
-from specprof.profiling.trace import MAX_EVENTS, TraceSummary, TraceWriter, trace_file, write_trace
+from specprof.profiling.trace import MAX_EVENTS, TraceSummary, TraceWriter, trace_file
 
 AR, SD = "AR", "SD-K2"
 
@@ -181,6 +181,13 @@ def nanoseconds(microseconds: float) -> int:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def write_trace(events: Iterable[Event], out: TextIO, **options: Any) -> TraceSummary:
+    writer = TraceWriter(out, **options)
+    for event in events:
+        writer(event)
+    return writer.close()
 
 
 def traced(events: Iterable[Event], **options: Any) -> tuple[Trace, TraceSummary]:

@@ -29,7 +29,9 @@ from specprof.tui.app import SpecprofApp
 from specprof.tui.choices import Choice, Offer, PairOffer
 from specprof.tui.contrast import contrast
 from specprof.tui.details import Explain, Help, RoundDetails
-from specprof.tui.panels import CompactBar, HeaderBar, RoundPanel, SignsPanel
+from specprof.tui.header_bar import HeaderBar
+from specprof.tui.panels import CompactBar, SignsPanel
+from specprof.tui.round_panel import RoundPanel
 from specprof.tui.start import StartScreen
 from specprof.tui.stream import TokenStream
 from specprof.tui.waiting import FailureScreen, LoadingScreen
@@ -626,15 +628,22 @@ def test_names_are_no_markup(tmp_path: Path, name: str) -> None:
     watch(script, directory=tmp_path / name)
 
 
-def test_a_report_that_fails_says_why() -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ResourceError("the [disk] is full", "free some space"), "the [disk] is full"),
+        (ValueError("no such [font]"), "this is a bug in specprof: ValueError: no such [font]"),
+    ],
+)
+def test_a_report_that_fails_says_why(error: Exception, said: str) -> None:
     def save(path: Path) -> list[Path]:
-        raise ResourceError("the [disk] is full", "free some space")
+        raise error
 
     async def script(s: Session) -> None:
         await s.say(Kept("run.jsonl"), *told(RUN))
         await s.press("w")
         await until(lambda: not s.feed.control.paused)
-        assert "the [disk] is full" in s.notes()
+        assert said in s.notes() and s.text()  # what is watched goes on
 
     watch(script, save_report=save)
 

@@ -18,25 +18,17 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 
 from sample_feed import hostile_run, hostile_texts, sample_run
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.comparison import compare
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunStarted
 from specprof.profiling.feed import Device, Dropped, Failed, Going, Loading, Texts
-from specprof.profiling.metrics import AcceptanceCounts, fold
+from specprof.profiling.metrics import fold
 from specprof.profiling.signs import spelled
 from specprof.tui.bars import UNICODE, Glyphs, bar, column, cut, flow, line_width, quoted, sparkline
-from specprof.tui.panels import (
-    AcceptancePanel,
-    CompactBar,
-    DevicePanel,
-    HeaderBar,
-    Panel,
-    PhasePanel,
-    RoundPanel,
-    SignsPanel,
-    SpeedPanel,
-    advisable,
-    teaching,
-)
+from specprof.tui.header_bar import HeaderBar
+from specprof.tui.panel import Panel
+from specprof.tui.panels import AcceptancePanel, CompactBar, DevicePanel, PhasePanel, SignsPanel, SpeedPanel
+from specprof.tui.round_panel import RoundPanel, teaching
 from specprof.tui.state import ArmName, TuiState
 
 GLYPHS = [UNICODE]
@@ -774,9 +766,10 @@ def test_the_speedup_says_what_it_is_without() -> None:
 def test_the_best_k_is_shown_where_it_advisable() -> None:
     state = told(sample_run(7))
     figures = state.figures
-    assert figures.costs is not None and advisable(figures.costs)
+    assert figures.costs is not None and figures.costs.best_k_is_advisable
     now = figures.costs.speedup_predicted_with_ar_overhead
     assert now is not None
     less = dataclasses.replace(figures.costs, best_k=2, best_k_speedup_predicted=now - 0.1)
-    assert not advisable(less) and advisable(dataclasses.replace(less, best_k_speedup_predicted=now + 0.1))
+    assert not less.best_k_is_advisable
+    assert dataclasses.replace(less, best_k_speedup_predicted=now + 0.1).best_k_is_advisable
     assert "best K" in seen(state, 60)["speed"]

@@ -149,7 +149,7 @@ def test_where_it_can_not_be_drawn(opened: Open, run: str, tmp_path: Path, how: 
     screen.is_restored()
 
 
-@pytest.mark.parametrize(("how", "code"), [("C-c", 130), ("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("how", "code"), [("C-c", 130), ("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_ends_that_come_from_outside(opened: Open, run: str, how: str, code: int) -> None:
     screen = opened((80, 24))
     screen.start("tui", "--replay", run)

@@ -19,7 +19,7 @@ from specprof.models.loader import load_tokenizer, quiet_transformers
 VOCAB_SIZE = 4096
 """Of :func:`tiny_tokenizer`."""
 
-_SMALL = {
+SMALL = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -69,7 +69,7 @@ def tiny_gpt2(seed: int = 0, vocab_size: int = VOCAB_SIZE, dtype: torch.dtype = 
 @functools.cache
 def tiny_llama(seed: int = 0, vocab_size: int = VOCAB_SIZE, dtype: torch.dtype = torch.float32) -> Any:
     """Llama with grouped queries: 4 heads over 2 key-value heads, untied head."""
-    return _build("LlamaConfig", seed, dtype, vocab_size=vocab_size, **_SMALL)
+    return _build("LlamaConfig", seed, dtype, vocab_size=vocab_size, **SMALL)
 
 
 @functools.cache
@@ -84,39 +84,39 @@ def tiny_llama3_rope(seed: int = 0, vocab_size: int = VOCAB_SIZE, dtype: torch.d
         "original_max_position_embeddings": 64,
     }
     return _build(
-        "LlamaConfig", seed, dtype, vocab_size=vocab_size, rope_parameters=rope, tie_word_embeddings=True, **_SMALL
+        "LlamaConfig", seed, dtype, vocab_size=vocab_size, rope_parameters=rope, tie_word_embeddings=True, **SMALL
     )
 
 
 @functools.cache
 def tiny_mistral(seed: int = 0, vocab_size: int = VOCAB_SIZE, dtype: torch.dtype = torch.float32) -> Any:
     """Mistral with a sliding window of 8 tokens."""
-    return _build("MistralConfig", seed, dtype, vocab_size=vocab_size, sliding_window=8, **_SMALL)
+    return _build("MistralConfig", seed, dtype, vocab_size=vocab_size, sliding_window=8, **SMALL)
 
 
 @functools.cache
 def tiny_qwen2(seed: int = 0, vocab_size: int = VOCAB_SIZE, dtype: torch.dtype = torch.float32) -> Any:
     """Qwen2: biases on Q, K and V, tied head."""
-    return _build("Qwen2Config", seed, dtype, vocab_size=vocab_size, tie_word_embeddings=True, **_SMALL)
+    return _build("Qwen2Config", seed, dtype, vocab_size=vocab_size, tie_word_embeddings=True, **SMALL)
 
 
 @functools.cache
 def tiny_qwen3(seed: int = 0, vocab_size: int = VOCAB_SIZE, dtype: torch.dtype = torch.float32) -> Any:
     """Qwen3: norms on Q and K, a head width (16) that is not hidden size over heads."""
-    return _build("Qwen3Config", seed, dtype, vocab_size=vocab_size, head_dim=16, **_SMALL)
+    return _build("Qwen3Config", seed, dtype, vocab_size=vocab_size, head_dim=16, **SMALL)
 
 
 @functools.cache
 def tiny_phi3(seed: int = 0, vocab_size: int = VOCAB_SIZE, dtype: torch.dtype = torch.float32) -> Any:
     """Phi-3: fused QKV and gate-up, a sliding window of 8 tokens."""
-    values = {**_SMALL, "pad_token_id": 0, "original_max_position_embeddings": 256, "sliding_window": 8}
+    values = {**SMALL, "pad_token_id": 0, "original_max_position_embeddings": 256, "sliding_window": 8}
     return _build("Phi3Config", seed, dtype, vocab_size=vocab_size, **values)
 
 
 @functools.cache
 def tiny_gpt_neox(seed: int = 0, vocab_size: int = VOCAB_SIZE, dtype: torch.dtype = torch.float32) -> Any:
     """GPT-NeoX: parallel residual, partial rotary; a family that our own forward doesn't cover."""
-    values = {key: value for key, value in _SMALL.items() if key != "num_key_value_heads"}
+    values = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
     return _build("GPTNeoXConfig", seed, dtype, vocab_size=vocab_size, **values)
 
 

@@ -41,8 +41,8 @@ _ANSWERED_WITHIN = (0.03, 0.06)
 _TRACEBACK_LINES = 20
 
 INTERRUPTED = 130
-ENDED_BY = {signal.SIGTERM: 143, signal.SIGINT: 130}
-"""Without these the terminal would be left as it is. When it hangs up (SIGHUP) there is nothing to restore."""
+ENDED_BY = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+"""Without these the terminal would be left as it is; a SIGHUP need not come from a terminal that is gone."""
 
 
 class SpecprofApp(App[None]):
@@ -110,6 +110,8 @@ class SpecprofApp(App[None]):
         if self._wanted_theme is not None:
             self.theme = self._wanted_theme
         for number, code in ENDED_BY.items():
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # as nohup has it
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 asyncio.get_running_loop().add_signal_handler(number, self.exit, None, code)
         _resume_only_what_was_suspended()
@@ -372,6 +374,8 @@ class SpecprofApp(App[None]):
             said, severity = f"no report: {error.message}; {error.hint}", "error"
         except OSError as error:
             said, severity = f"no report: {error.strerror or error}", "error"
+        except Exception as error:  # of what draws the figures: what is watched goes on
+            said, severity = f"no report, this is a bug in specprof: {type(error).__name__}: {error}", "error"
         self.call_from_thread(self._report_written, said, severity, paused_by)
 
     def _report_written(self, said: str, severity: Any, paused_by: Control | None) -> None:

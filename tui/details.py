@@ -17,7 +17,8 @@ from specprof.tui.explain_page import explain_page
 from specprof.tui.help_page import help_page
 from specprof.tui.round_page import round_page
 from specprof.tui.rounds import RoundView
-from specprof.tui.state import RunFacts, TuiState
+from specprof.tui.run_facts import RunFacts
+from specprof.tui.state import TuiState
 
 
 class _Text(Static):

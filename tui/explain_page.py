@@ -6,26 +6,13 @@ from collections.abc import Iterator
 
 from textual.content import Content
 
-from specprof.profiling.comparison import Costs, Speedup, counted
-from specprof.profiling.metrics import AcceptanceCounts
+from specprof.profiling.acceptance import AcceptanceCounts
+from specprof.profiling.numbers import DASH, count, fixed, interval, percent, times
+from specprof.profiling.round_costs import Costs
 from specprof.profiling.signs import visible
+from specprof.profiling.speedup import Speedup
 from specprof.profiling.statistics import FEWEST_PAIRS
-from specprof.tui.page import (
-    DASH,
-    MUTED,
-    columns,
-    heading,
-    lines,
-    number,
-    page,
-    percent,
-    plain,
-    prob,
-    times,
-    token,
-    width_of,
-)
-from specprof.tui.panels import advisable
+from specprof.tui.page import MUTED, columns, heading, lines, page, plain, prob, token, width_of
 from specprof.tui.rounds import COIN, Position, RoundView, view
 from specprof.tui.state import TuiState
 from specprof.tui.transcript import Tokens
@@ -48,7 +35,7 @@ def explain_page(state: TuiState, width: int) -> Content:
     costs, speedup = figures.costs, figures.speedup
     return page(
         (
-            lines(_verdict(speedup), figures.explanation, *(visible(caveat) for caveat in _caveats(state))),
+            lines(_verdict(speedup), figures.explanation, *(visible(caveat) for caveat in state.caveats)),
             _costs(costs, speedup, width),
             _acceptance(costs, state.acceptance, width),
             _try(costs, state.acceptance),
@@ -58,15 +45,11 @@ def explain_page(state: TuiState, width: int) -> Content:
     )
 
 
-def _caveats(state: TuiState) -> tuple[str, ...]:
-    return () if state.run is None else state.run.caveats
-
-
 def _verdict(speedup: Speedup | None) -> Content:
     if speedup is None or speedup.value is None:
         return plain("How fast it is can't be told yet.", "bold")
     value = times(speedup.value)
-    texts = counted(speedup.n_prompts, "prompt")
+    texts = count(speedup.n_prompts, "prompt")
     if speedup.verdict is None or speedup.ci is None:
         return plain(f"? {value} plain decoding's speed on {texts}: too few for a verdict.", "bold")
     sign, style, words = _VERDICTS[speedup.verdict]
@@ -85,26 +68,26 @@ def _costs(costs: Costs | None, speedup: Speedup | None, width: int) -> Content 
         return None
     drafting = f"{k:.2f}".rstrip("0").rstrip(".")
     rows: list[tuple[str, str, Content]] = [
-        ("draft", number(k * c), plain(f"K c: {drafting} tokens of {c:.3f} each", MUTED)),
-        ("verify", number(v), plain("v: the pass that reads all of them", MUTED)),
-        ("sample and overhead", number(o), plain("o", MUTED)),
-        ("together", number(costs.break_even_tau), plain("in passes of the target over one token", MUTED)),
-        ("tokens per round", number(costs.tokens_per_round), plain("tau: what it yields", MUTED)),
+        ("draft", fixed(k * c), plain(f"K c: {drafting} tokens of {c:.3f} each", MUTED)),
+        ("verify", fixed(v), plain("v: the pass that reads all of them", MUTED)),
+        ("sample and overhead", fixed(o), plain("o", MUTED)),
+        ("together", fixed(costs.break_even_tau), plain("in passes of the target over one token", MUTED)),
+        ("tokens per round", fixed(costs.tokens_per_round), plain("tau: what it yields", MUTED)),
     ]
     predicted = times(costs.speedup_predicted_with_ar_overhead)
-    overhead = number(costs.ar_overhead_ratio)
+    overhead = fixed(costs.ar_overhead_ratio)
     rows.append(("predicted", predicted, plain(f"tau / together x (1 + {overhead}, plain decoding's own o)", MUTED)))
     rows.append(("measured", times(speedup.value if speedup else None), plain(_certainty(speedup), MUTED)))
-    step = "" if costs.target_step_seconds is None else f" (one pass: {costs.target_step_seconds * 1000:.2f} ms)"
-    return lines(heading("What a round costs" + step), columns(("", "", ""), rows, right={1}, width=width))
+    head = heading(f"What a round costs (one pass: {costs.target_step_seconds * 1000:.2f} ms)")
+    return lines(head, columns(("", "", ""), rows, right={1}, width=width))
 
 
 def _certainty(speedup: Speedup | None) -> str:
     if speedup is None or speedup.value is None:
         return "no prompt was decoded by both yet"
     if speedup.ci is None:
-        return f"{counted(speedup.n_prompts, 'prompt')}, no interval yet"
-    return f"[{speedup.ci[0]:.2f}, {speedup.ci[1]:.2f}], {counted(speedup.n_prompts, 'prompt')}"
+        return f"{count(speedup.n_prompts, 'prompt')}, no interval yet"
+    return f"{interval(speedup)}, {count(speedup.n_prompts, 'prompt')}"
 
 
 def _acceptance(costs: Costs | None, counts: AcceptanceCounts, width: int) -> Content | None:
@@ -118,8 +101,8 @@ def _acceptance(costs: Costs | None, counts: AcceptanceCounts, width: int) -> Co
         and costs.draft_tokens_per_round == counts.num_spec_tokens
     )
     rows = [
-        ("accepted of all drafted", f"{counts.draft_acceptance_rate * 100:.0f} %", ""),
-        ("tokens per round", number(counts.mean_acceptance_length), _needed(needed_tau)),
+        ("accepted of all drafted", percent(counts.draft_acceptance_rate), ""),
+        ("tokens per round", fixed(counts.mean_acceptance_length), _needed(needed_tau)),
         ("alpha", prob(counts.alpha), "even 1 would not break even" if out_of_reach else _needed(needed_alpha)),
     ]
     by_position = ", ".join(percent(rate) for rate in counts.conditional_acceptance_rate)
@@ -150,7 +133,7 @@ def _try(costs: Costs | None, counts: AcceptanceCounts) -> Content | None:
             f"By these costs and this acceptance no K up to {longest} pays: plain decoding is the fastest. "
             "A cheaper draft, or one more like the target, would change that."
         )
-    elif not advisable(costs):
+    elif not costs.best_k_is_advisable:
         advice = f"No K up to {longest} promises more than the {now} that is predicted as it is."
     elif best < longest:
         advice = f"Draft less: K {best} would give {gain}; as it is, {now} is predicted."
@@ -229,9 +212,9 @@ def _reasons(state: TuiState) -> Iterator[str]:
         )
     if state.num_interactive:
         yield (
-            f"{counted(state.num_interactive, 'text')} paused, stepped through, raced or changed on the way: "
+            f"{count(state.num_interactive, 'text')} paused, stepped through, raced or changed on the way: "
             "left out of the speedup."
         )
     if state.num_dropped:
-        events = counted(state.num_dropped, "event")
+        events = count(state.num_dropped, "event")
         yield f"{events} came too fast to be shown: their texts are left out here, no file misses them."

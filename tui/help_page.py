@@ -6,7 +6,7 @@ from textual.content import Content
 
 from specprof.tui.lines import FANCY
 from specprof.tui.page import MUTED, VERDICT_SIGNS, VERDICT_STYLES, columns, heading, lines, page, plain
-from specprof.tui.rounds import Verdict
+from specprof.tui.rounds import TokenVerdict
 
 KEYS: tuple[tuple[str, tuple[tuple[tuple[str, ...], str], ...]], ...] = (
     (
@@ -55,7 +55,7 @@ KEYS: tuple[tuple[str, tuple[tuple[tuple[str, ...], str], ...]], ...] = (
 )
 """Groups of keys as they are shown, with what they do."""
 
-_VERDICTS: tuple[tuple[Verdict, str], ...] = (
+_VERDICTS: tuple[tuple[TokenVerdict, str], ...] = (
     ("accepted", "the target agreed: it is part of the text"),
     ("rejected", "it is not part of the text"),
     ("not judged", "behind a rejected one: thrown away unread"),

@@ -6,17 +6,17 @@ from collections.abc import Collection, Iterable, Sequence
 
 from textual.content import Content
 
+from specprof.profiling.numbers import DASH
 from specprof.profiling.signs import EMPTY, NEWLINE, TAB, probability, visible
-from specprof.tui.rounds import Verdict
+from specprof.tui.rounds import TokenVerdict
 
-DASH = "-"
 MUTED = "$foreground 75%"
-VERDICT_STYLES: dict[Verdict, str] = {
+VERDICT_STYLES: dict[TokenVerdict, str] = {
     "accepted": "$text-success",
     "rejected": "$text-error",
     "not judged": MUTED,
 }
-VERDICT_SIGNS: dict[Verdict, str] = {
+VERDICT_SIGNS: dict[TokenVerdict, str] = {
     "accepted": "\N{CHECK MARK}",
     "rejected": "\N{BALLOT X}",
     "not judged": EMPTY,
@@ -104,15 +104,3 @@ def token(text: str, style: str = "", *, most: int = _MOST_CELLS) -> Content:
 
 def prob(value: float | None) -> str:
     return DASH if value is None else probability(value)
-
-
-def percent(share: float | None) -> str:
-    return DASH if share is None else f"{share * 100:.0f} %"
-
-
-def times(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}x"
-
-
-def number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from specprof.profiling.comparison import counted
+from specprof.profiling.numbers import DASH, count
 from specprof.profiling.pieces import KIND_WORDS, Kind
 from specprof.profiling.signs import visible
 from specprof.tui.lines import FANCY
 from specprof.tui.page import (
-    DASH,
     MUTED,
     VERDICT_SIGNS,
     VERDICT_STYLES,
@@ -23,7 +22,7 @@ from specprof.tui.page import (
     width_of,
 )
 from specprof.tui.rounds import COIN, Position, RoundView
-from specprof.tui.state import RunFacts
+from specprof.tui.run_facts import RunFacts
 
 _LAST: dict[Kind, tuple[str, str]] = {
     "corrected": (FANCY.corrected, "bold $text-warning"),
@@ -173,7 +172,7 @@ def _ending(shown: RoundView, greedy: bool) -> Content:
         everything = "The drafted token was" if k == 1 else f"All {k} were"
         return Content.assemble(f"{everything} accepted: the same pass gives one token more, {how}: ", last, ".")
     behind = k - accepted - 1
-    rest = f" {counted(behind, 'token')} behind it {'was' if behind == 1 else 'were'} never judged." if behind else ""
+    rest = f" {count(behind, 'token')} behind it {'was' if behind == 1 else 'were'} never judged." if behind else ""
     return Content.assemble(f"In the place of token {accepted + 1}: ", last, f", {how}.{rest}")
 
 
@@ -184,14 +183,14 @@ def _times(shown: RoundView, width: int) -> Content:
     round = shown.round
     k, total = len(round.draft_tokens), round.seconds
     phases = (
-        ("draft", round.draft_seconds, f"proposing {counted(k, 'token')}"),
-        ("verify", round.verify_seconds, f"one pass of the target over {counted(k + 1, 'position')}"),
+        ("draft", round.draft_seconds, f"proposing {count(k, 'token')}"),
+        ("verify", round.verify_seconds, f"one pass of the target over {count(k + 1, 'position')}"),
         ("sample", round.sample_seconds, "judging the draft, choosing the token after it"),
         ("overhead", round.overhead_seconds, "roll-back, and whatever else the host does"),
     )
     rows = [(name, *_time(seconds, total), plain(what, MUTED)) for name, seconds, what in phases]
     emitted = len(round.emitted_tokens)
-    each = plain(f"{total / emitted * 1000:.3f} ms for each of {counted(emitted, 'token')}" if emitted else "", MUTED)
+    each = plain(f"{total / emitted * 1000:.3f} ms for each of {count(emitted, 'token')}" if emitted else "", MUTED)
     rows.append(("together", *_time(total, total), each))
     table = columns(("", "ms", "share", ""), rows, right={1, 2}, width=width)
     return lines(heading("Time"), table)
@@ -206,9 +205,7 @@ def _tokens(shown: RoundView) -> Content:
     drafted = len(round.draft_tokens)
     asked = DASH if round.k is None else str(round.k)
     counts = f"asked for {asked}, drafted {drafted}, accepted {round.num_accepted}"
-    gained = (
-        f"The text grew by {counted(len(round.emitted_tokens), 'token')}; plain decoding would take a pass for each."
-    )
+    gained = f"The text grew by {count(len(round.emitted_tokens), 'token')}; plain decoding would take a pass for each."
     cut = (
         "Cut by the end of the text or by the length limit: it counts in speed, and not in acceptance."
         if round.cut

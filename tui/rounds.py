@@ -14,7 +14,7 @@ Stage = Literal["draft", "verify", "decision"]
 """How much of a round is shown: whoever steps through it sees one after the other."""
 STAGES: tuple[Stage, ...] = ("draft", "verify", "decision")
 
-Verdict = Literal["accepted", "rejected", "not judged"]
+TokenVerdict = Literal["accepted", "rejected", "not judged"]
 
 COIN = (
     "A coin decides, not the target: each is accepted with the probability that was asked for (--synthetic-acceptance)."
@@ -28,7 +28,7 @@ class Position:
     number: int
     """From 1."""
     text: str
-    verdict: Verdict
+    verdict: TokenVerdict
     """``not judged``: one before it was rejected, or ended the text, so it does not matter."""
     greedy: bool
     synthetic: bool = False

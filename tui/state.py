@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from specprof.profiling.comparison import Costs, Speedup, costs_of, explanation_of, speedup_of
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.events import Prefilled, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.feed import Device, Dropped, Failed, Going, Kept, Loading, Message, Prompts, PromptText, Texts
-from specprof.profiling.metrics import BASELINE, AcceptanceCounts
+from specprof.profiling.metrics import BASELINE
 from specprof.profiling.pieces import Piece, TokenReader, first_piece, pieces_of
+from specprof.profiling.round_costs import Costs, costs_of, explanation_of
+from specprof.profiling.speedup import Speedup, speedup_of
 from specprof.tui.rounds import STAGES, RoundView, Stage, view
+from specprof.tui.run_facts import RunFacts, facts
 from specprof.tui.transcript import Gap, Heading, Tokens, Transcript
 
 RECENT_ROUNDS = 50
@@ -25,31 +27,6 @@ _RESAMPLED, _FEWEST_RESAMPLES = 100_000, 500
 
 ArmName = Literal["AR", "SD"]
 Status = Literal["loading", "running", "paused", "finished", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What was asked for, and what runs it."""
-
-    run_id: str
-    pair: str
-    drafter: str
-    k: int | str
-    temperature: float
-    max_new_tokens: int
-    seed: int
-    device: str
-    threads: int | None
-    num_generations: int
-    """Of both arms together, all prompts, all repetitions."""
-    domain_of: Mapping[str, str]
-    caveats: tuple[str, ...]
-    synthetic: bool = False
-    """Acceptance is made up: tokens are accepted by the toss of a coin."""
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0
 
 
 @dataclass(slots=True)
@@ -205,9 +182,9 @@ class TuiState:
     # What is shown
 
     @property
-    def active(self) -> ArmName | None:
-        """The arm that decodes; in a race, the speculative one."""
-        return next((name for name in ("SD", "AR") if self.arms[name].decoding), None)
+    def caveats(self) -> tuple[str, ...]:
+        """Of the run: nothing beside its numbers matters more."""
+        return () if self.run is None else self.run.caveats
 
     @property
     def figures(self) -> Figures:
@@ -425,41 +402,3 @@ class TuiState:
     def _viewed(self, round: Round, pieces: tuple[Piece, ...]) -> RoundView:
         run = self.run
         return view(round, pieces, greedy=run is not None and run.greedy, synthetic=run is not None and run.synthetic)
-
-
-def facts(started: RunStarted) -> RunFacts:
-    """What a run's first line says of it; it may be from a file, where anything may stand."""
-    config, machine = started.config, started.machine
-    pair, models = _mapping(config.get("pair")), _mapping(config.get("models"))
-    target = _mapping(models.get("target"))
-    prompts = [_mapping(prompt) for prompt in _list(config.get("prompts"))]
-    arms = 2 if config.get("baseline", True) else 1
-    k = config.get("k")
-    return RunFacts(
-        run_id=started.run_id,
-        pair=str(pair.get("name") or "-"),
-        drafter=str(config.get("drafter") or "model"),
-        k=k if isinstance(k, int) and not isinstance(k, bool) else "auto",
-        temperature=_number(config.get("temperature")),
-        max_new_tokens=int(_number(config.get("max_new_tokens"))),
-        seed=abs(int(_number(config.get("seed")))),
-        device=str(target.get("device") or "-"),
-        threads=threads if isinstance(threads := machine.get("torch_threads"), int) else None,
-        num_generations=len(prompts) * int(_number(config.get("repetitions"))) * arms,
-        domain_of={str(p["prompt_id"]): str(p["domain"]) for p in prompts if p.get("domain") and "prompt_id" in p},
-        caveats=tuple(str(caveat) for caveat in _list(config.get("caveats"))),
-        synthetic=config.get("synthetic_acceptance") is not None,
-    )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _number(value: Any) -> float:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else 0.0

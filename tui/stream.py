@@ -28,8 +28,6 @@ class TokenStream(ScrollView, can_focus=True):
     """One transcript, followed as it grows unless somebody scrolls up.
 
     Colours say what became of a token, and so do the signs of :class:`~specprof.tui.lines.Signs`.
-
-    Args:
     """
 
     ALLOW_SELECT = False

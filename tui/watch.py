@@ -11,16 +11,9 @@ from textual.screen import Screen
 from textual.widgets import Footer
 
 from specprof.profiling.feed import Control
-from specprof.tui.panels import (
-    AcceptancePanel,
-    CompactBar,
-    DevicePanel,
-    HeaderBar,
-    PhasePanel,
-    RoundPanel,
-    SignsPanel,
-    SpeedPanel,
-)
+from specprof.tui.header_bar import HeaderBar
+from specprof.tui.panels import AcceptancePanel, CompactBar, DevicePanel, PhasePanel, SignsPanel, SpeedPanel
+from specprof.tui.round_panel import RoundPanel
 from specprof.tui.state import ArmName, TuiState
 from specprof.tui.stream import TokenStream
 

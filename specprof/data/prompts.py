@@ -172,7 +172,7 @@ class PromptDataset:
             raise UsageError(f"{n} prompts were asked for", "ask for at least 1")
         turns = zip_longest(*(self.get_by_domain(domain) for domain in self.domains))
         in_turn = (prompt for prompt in chain.from_iterable(turns) if prompt is not None)
-        return PromptDataset(tuple(islice(in_turn, n)))
+        return PromptDataset(tuple(islice(in_turn, min(n, len(self)))))
 
     def with_token_counts(
         self, tokenizer: PreTrainedTokenizerBase, *, chat_template: ChatTemplate = "auto"
@@ -245,12 +245,10 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, *, chat_template:
 
 
 def _render_chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    from jinja2 import TemplateError
-
     messages = [{"role": "user", "content": text}]
     try:
         rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
+    except Exception as error:  # it is a program of the model's, though a confined one, and fails in any way it likes
         raise UsageError(
             f"the tokenizer's chat template fails on a single user message: {error}",
             "use --chat-template off to decode the prompts as plain text",

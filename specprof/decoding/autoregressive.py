@@ -9,6 +9,7 @@ import torch
 from specprof.decoding.decoder import EventDecoder
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import draw, probabilities, random_stream
+from specprof.models.scores import are_numbers, scores_of
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
 from specprof.profiling.memory import PeakMemory
@@ -33,6 +34,7 @@ class AutoregressiveDecoder(EventDecoder):
 
         Raises:
             UsageError: prompt and new tokens exceed the model's context (before anything runs).
+            CorrectnessError: the model computes no numbers.
         """
         target, device = self.target, self.target.device
         key = (request.prompt_id, self.label, request.repetition)
@@ -41,16 +43,25 @@ class AutoregressiveDecoder(EventDecoder):
         clock, memory = RoundClock(device), PeakMemory(device)
         memory.start()
 
-        def choose(logits: torch.Tensor) -> torch.Tensor:
+        def choose(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             if request.sampling.greedy:
-                return logits.argmax(-1)
-            return draw(probabilities(logits, request.sampling), generator)
+                chosen = logits.argmax(-1)
+                return chosen, scores_of(logits, chosen)
+            probs = probabilities(logits, request.sampling)
+            chosen = draw(probs, generator)
+            return chosen, scores_of(probs, chosen)
+
+        def read(chosen: torch.Tensor, scores: torch.Tensor, place: int) -> int:
+            token = int(chosen.item())  # the one wait: the score is there with it
+            if not are_numbers(scores.tolist()):
+                raise target.no_numbers(request.place(place))
+            return token
 
         clock.start()
         logits = target.extend(torch.tensor(request.prompt_ids, device=device), cache)
         clock.mark()
-        step = choose(logits)
-        token = int(step.item())
+        step, score = choose(logits)
+        token = read(step, score, 0)
         (target_seconds,), rest = clock.finish()
         yield Prefilled(*key, len(request.prompt_ids), token, target_seconds, 0.0, rest, memory.stop("prefill"))
         memory.start()
@@ -60,9 +71,9 @@ class AutoregressiveDecoder(EventDecoder):
             clock.start()
             logits = target.extend(step, cache)
             clock.mark()
-            step = choose(logits)
+            step, score = choose(logits)
             clock.mark()
-            token = int(step.item())  # the one synchronisation
+            token = read(step, score, num_generated)
             (verify, sample), overhead = clock.finish()
             yield Round(*key, num_generated - 1, (), 0, (token,), 0.0, verify, sample, overhead)
             num_generated += 1
@@ -72,6 +83,7 @@ class AutoregressiveDecoder(EventDecoder):
         """The continuation of a text, as text, without special tokens."""
         tokenizer = self.target.tokenizer
         prompt_ids = tokenizer.encode(prompt)
+        self.target.check_tokens(prompt_ids)
         result = self.generate(prompt_ids, max_new_tokens, temperature, seed=seed)
         # Decoded alone, a SentencePiece continuation would lose the space it begins with.
         before = tokenizer.decode(prompt_ids, skip_special_tokens=True)

@@ -16,6 +16,7 @@ from specprof.decoding.sampling import draw, probabilities, random_stream
 from specprof.decoding.translation import SharedVocabulary, Translation
 from specprof.errors import UsageError
 from specprof.models.kv_cache import KVCache
+from specprof.models.scores import scores_of
 from specprof.models.transformer import EarlyStates
 from specprof.models.wrapper import ModelWrapper
 
@@ -30,6 +31,9 @@ class Draft:
     """``[k, vocab]``: the laws the tokens were drawn from; None when greedy, unless detail is wanted."""
     early: EarlyStates | None = None
     """What the target's own layers already made of the first of the tokens to verify, if they drafted."""
+    scores: Tensor | None = None
+    """``[drafted]``: what the draft model chose by; None where no model drafts. Not as many as tokens where these are
+    another vocabulary's."""
 
 
 class Drafter(Protocol):
@@ -37,6 +41,7 @@ class Drafter(Protocol):
 
     ``start`` once per generation, then ``propose`` and ``observe`` in turn. The output stays the
     target's whatever is proposed, as long as ``Draft.probs`` is the law the tokens were drawn from.
+    A drafter that fills in ``Draft.scores`` has the model they came from as ``model``.
     """
 
     def start(self, request: Request, *, detail: bool, target_cache: KVCache | None = None) -> None:
@@ -96,32 +101,35 @@ class DraftModel:
         # it in together with the bonus token.
         step = torch.tensor(self._context[self._cache.length :], device=self.model.device)
         if k and self._at_once:
-            return Draft(self.translation.proposed(self.model.extend_greedily(step, self._cache, k)), None)
-        tokens, probs = [], []
+            chosen, score = self.model.extend_greedily(step, self._cache, k)
+            return Draft(self.translation.proposed(chosen), None, scores=score)
+        tokens, scores, probs = [], [], []
         for left in reversed(range(k)):
-            step, law = self._choose(self.translation.restrict(self._extend(step)))
+            step, score, law = self._choose(self.translation.restrict(self._extend(step)))
             tokens.append(step)
+            scores.append(score)
             probs.append(law)
             if left and self.threshold and law is not None and float(law.max()) < self.threshold:
                 break
         if not tokens:
             return Draft(step.new_empty(0), None)
         proposed = self.translation.proposed(torch.cat(tokens))
-        if not self._keep_probs:
-            return Draft(proposed, None)
-        return Draft(proposed, self.translation.laws(torch.cat(probs)))  # type: ignore[arg-type]
+        laws = self.translation.laws(torch.cat(probs)) if self._keep_probs else None  # type: ignore[arg-type]
+        return Draft(proposed, laws, scores=torch.cat(scores))
 
     def _extend(self, step: Tensor) -> Tensor:
         """Logits ``[1, draft rows]`` after the tokens ``[q]``."""
         return self.model.extend(step, self._cache)
 
-    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Restricted logits ``[1, rows]`` to a token ``[1]`` and, where someone looks at it, its law ``[1, rows]``."""
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Restricted logits ``[1, rows]`` to a token ``[1]``, its score ``[1]`` and, where someone looks at it, its law
+        ``[1, rows]``."""
         if self._sampling.greedy:
-            looked_at = self._keep_probs or self.threshold > 0
-            return logits.argmax(-1), logits.float().softmax(-1) if looked_at else None
+            token, looked_at = logits.argmax(-1), self._keep_probs or self.threshold > 0
+            return token, scores_of(logits, token), logits.float().softmax(-1) if looked_at else None
         probs = probabilities(logits, self._sampling)
-        return draw(probs, self._generator), probs
+        token = draw(probs, self._generator)
+        return token, scores_of(probs, token), probs
 
     def observe(self, tokens: Sequence[int]) -> None:
         # What the cache holds beyond the old context are drafted tokens; the last emitted token is never among them.

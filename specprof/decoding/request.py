@@ -42,6 +42,10 @@ class Request:
         """Cache entries the generation may need."""
         return len(self.prompt_ids) + self.max_new_tokens
 
+    def place(self, num_generated: int) -> str:
+        """Where the token after so many stands, in words."""
+        return f"at token {num_generated + 1} of the answer to {self.prompt_id or 'the prompt'}"
+
     def until_stop(self, tokens: Sequence[int]) -> Sequence[int]:
         """The tokens up to the first that ends the text, which stays."""
         for index, token in enumerate(tokens):

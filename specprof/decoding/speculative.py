@@ -13,7 +13,7 @@ from specprof.decoding.judge import Judge
 from specprof.decoding.request import Request
 from specprof.errors import UsageError
 from specprof.models.wrapper import ModelWrapper
-from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
+from specprof.profiling.events import Event, Prefilled, PromptEnded
 from specprof.profiling.memory import PeakMemory
 from specprof.profiling.timer import RoundClock
 
@@ -61,6 +61,7 @@ class SpeculativeDecoder(EventDecoder):
 
         Raises:
             UsageError: prompt and new tokens exceed a model's context (before anything runs).
+            CorrectnessError: a model computes no numbers.
         """
         target, drafter, device = self.target, self.drafter, self.target.device
         key = (request.prompt_id, self.label, request.repetition)
@@ -75,7 +76,10 @@ class SpeculativeDecoder(EventDecoder):
         clock.mark()
         logits = target.extend(torch.tensor(request.prompt_ids, device=device), cache)
         clock.mark()
-        token = judge.first_token(logits)
+        first = judge.first_token(logits)
+        if first is None:
+            raise target.no_numbers(request.place(0))
+        token = first
         drafter.observe((token,))
         (draft_seconds, target_seconds), rest = clock.finish()
         yield Prefilled(
@@ -98,27 +102,15 @@ class SpeculativeDecoder(EventDecoder):
             ruling = judge.decide(logits, draft)
             clock.mark()
             verdict = judge.read(ruling)
+            if verdict.no_numbers is not None:
+                broken = getattr(drafter, "model", target) if verdict.no_numbers == "draft" else target
+                raise broken.no_numbers(request.place(num_generated))
             emitted = request.until_stop((*verdict.draft_tokens[: verdict.num_accepted], verdict.next_token))
             cache.truncate(start + len(emitted))
             drafter.observe(emitted)
             (drafting, verify, sample), overhead = clock.finish()
-            round = Round(
-                *key,
-                index,
-                verdict.draft_tokens,
-                verdict.num_accepted,
-                tuple(emitted),
-                drafting,
-                verify,
-                sample,
-                overhead,
-                cut=k < wanted or len(emitted) <= verdict.num_accepted,
-                target_prob=verdict.target_prob,
-                draft_prob=verdict.draft_prob,
-                alpha=verdict.alpha,
-                k=k,
-                uniforms=verdict.uniforms,
-            )
+            cut = k < wanted or len(emitted) <= verdict.num_accepted
+            round = verdict.round(key, index, emitted, (drafting, verify, sample, overhead), cut=cut, k=k)
             self.length.observe(round)
             yield round
             token = emitted[-1]

@@ -23,7 +23,7 @@ from specprof.decoding.translation import SharedVocabulary
 from specprof.errors import UsageError
 from specprof.models.static_forward import StaticForward
 from specprof.models.wrapper import ModelWrapper
-from specprof.profiling.events import Event, Prefilled, PromptEnded, Round
+from specprof.profiling.events import Event, Prefilled, PromptEnded
 from specprof.profiling.memory import PeakMemory
 from specprof.profiling.metrics import BASELINE
 from specprof.profiling.timer import RoundClock
@@ -122,6 +122,7 @@ class StaticDecoder(EventDecoder):
 
         Raises:
             UsageError: prompt and new tokens exceed a model's context (before anything runs).
+            CorrectnessError: a model computes no numbers.
         """
         key = (request.prompt_id, self.label, request.repetition)
         clock, memory = RoundClock(self.target.device), PeakMemory(self.target.device)
@@ -155,27 +156,13 @@ class StaticDecoder(EventDecoder):
                 clock.mark()
                 decide()
                 clock.mark()
-                lane.send(k)
-                verdict = lane.receive(k)
+                verdict = lane.read(k)
                 emitted = lane.emit(request, verdict, k, room + 1)
                 (*drafting, verifying, sampling), overhead = clock.finish()
-                round = Round(
-                    *key,
-                    index,
-                    verdict.draft_tokens,
-                    verdict.num_accepted,
-                    tuple(emitted),
-                    sum(drafting),
-                    verifying,
-                    sampling,
-                    overhead,
-                    cut=k > room or len(emitted) <= verdict.num_accepted,
-                    target_prob=verdict.target_prob,
-                    draft_prob=verdict.draft_prob,
-                    alpha=verdict.alpha,
-                    k=None if self.drafter is None else k,
-                    uniforms=verdict.uniforms,
-                )
+                seconds = (sum(drafting), verifying, sampling, overhead)
+                cut = k > room or len(emitted) <= verdict.num_accepted
+                asked = None if self.drafter is None else k
+                round = verdict.round(key, index, emitted, seconds, cut=cut, k=asked)
                 self.length.observe(round)
                 yield round
                 token = emitted[-1]
@@ -185,15 +172,12 @@ class StaticDecoder(EventDecoder):
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def tokens(self, request: Request, *, lookahead: bool = False) -> list[int]:
+    def tokens(self, request: Request) -> list[int]:
         """The tokens that :meth:`events` emits, with nothing recorded and nothing timed.
 
-        Args:
-            lookahead: launch each round before reading the one before it, so that the device never waits for the host.
-                The last one is for nothing.
-
         Raises:
-            UsageError: as for :meth:`events`; K is not fixed, so that it would have to be chosen by what was timed.
+            CorrectnessError: as for :meth:`events`.
+            UsageError: likewise; K is not fixed, so that it would have to be chosen by what was timed.
         """
         if not isinstance(self.length, FixedK):
             raise UsageError(f"K {self.length.name} is chosen by timing rounds", "use events(), or a fixed K")
@@ -203,14 +187,10 @@ class StaticDecoder(EventDecoder):
             tokens = [lane.begin(request, lane.prefill_target(request))]
             if k not in lane.rounds:
                 lane.make_round(k)
-            round, ahead = lane.rounds[k], 0
+            round = lane.rounds[k]
             while request.finish_reason(len(tokens), tokens[-1]) is None:
-                while ahead < 1 + lookahead:
-                    round()
-                    lane.send(k)
-                    ahead += 1
-                tokens += lane.emit(request, lane.receive(k), k, request.max_new_tokens - len(tokens))
-                ahead -= 1
+                round()
+                tokens += lane.emit(request, lane.read(k), k, request.max_new_tokens - len(tokens))
         return tokens
 
     @contextmanager
@@ -235,15 +215,14 @@ class StaticDecoder(EventDecoder):
 def bucket_for(positions: int, widest: int, max_context: int | None) -> int:
     """Slab entries for a request of so many positions, of which there are few different numbers.
 
-    Two rounds' width lies behind the last position: what is drafted beyond it, once more with a round of lookahead.
+    A round's width lies behind the last position, for what is drafted beyond it.
     """
-    slack = 2 * widest
     bucket = SMALLEST_BUCKET
-    while bucket < positions + slack:
+    while bucket < positions + widest:
         bucket *= 2
     if max_context is None:
         return bucket
-    return min(bucket, -(-(max_context + slack) // _MULTIPLE) * _MULTIPLE)
+    return min(bucket, -(-(max_context + widest) // _MULTIPLE) * _MULTIPLE)
 
 
 def why_not_static(target: ModelWrapper, drafter: Drafter | None) -> str | None:

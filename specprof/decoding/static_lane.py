@@ -13,10 +13,11 @@ from specprof.decoding.drafters import DraftModel
 from specprof.decoding.judge import Verdict
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import draw, probabilities
-from specprof.decoding.static_round import DeviceText, Manner, Readings, StaticRound
+from specprof.decoding.static_round import DeviceText, Manner, Reading, StaticRound
 from specprof.decoding.translation import SharedVocabulary
 from specprof.errors import ResourceError
 from specprof.models.kv_cache import KVCache
+from specprof.models.scores import are_numbers, scores_of
 from specprof.models.static_forward import StaticForward
 from specprof.models.wrapper import ModelWrapper
 
@@ -56,7 +57,7 @@ class Lane:
         self._device_text = DeviceText(
             equipment.target_forward, equipment.draft_forward, bucket, widest, equipment.target.vocab_size
         )
-        self._readings = Readings(self._device_text)
+        self._reading = Reading(self._device_text)
         self._manner: Manner | None = None
         self.phases: dict[int, tuple[Step, Step, Step]] = {}
         """By K: draft, verify, decide."""
@@ -75,7 +76,6 @@ class Lane:
             self.rounds.clear()
         self._device_text.forget()
         self._device_text.seed(request)
-        self._readings.discard()
 
     def prefill_draft(self, request: Request) -> None:
         """Run the prompt through the draft, if there is one."""
@@ -92,10 +92,11 @@ class Lane:
     def begin(self, request: Request, logits: Tensor) -> int:
         """Choose the first token; the text begins."""
         text = self._device_text
-        if request.sampling.greedy:
-            token = int(logits.argmax(-1).item())
-        else:
-            token = int(draw(probabilities(logits, request.sampling), text.generators[0]).item())
+        rows = logits if request.sampling.greedy else probabilities(logits, request.sampling)
+        first = rows.argmax(-1) if request.sampling.greedy else draw(rows, text.generators[0])
+        token = int(first.item())
+        if not are_numbers(scores_of(rows, first).tolist()):
+            raise self._equipment.target.no_numbers(request.place(0))
         text.begin(request.prompt_ids, token)
         self.text = [*request.prompt_ids, token]
         return token
@@ -110,18 +111,21 @@ class Lane:
         if k and missed and drafter is not None and slab is not None:
             self._extend_draft(drafter, missed, KVCache(slab, self._drafted_from))
 
-    def send(self, k: int) -> None:
-        """Have the result of the round just launched copied to the host."""
+    def read(self, k: int) -> Verdict:
+        """Wait for the result of the round just launched."""
         assert self._manner is not None
-        self._readings.send(self._manner, k)
-
-    def receive(self, k: int) -> Verdict:
-        """Wait for the oldest result that was sent."""
-        assert self._manner is not None
-        return self._readings.receive(self._manner, k)
+        return self._reading.read(self._manner, k)
 
     def emit(self, request: Request, verdict: Verdict, k: int, room: int) -> Sequence[int]:
-        """What a round adds to the text: up to ``room`` tokens, up to the end of the text."""
+        """What a round adds to the text: up to ``room`` tokens, up to the end of the text.
+
+        Raises:
+            CorrectnessError: a model computes no numbers.
+        """
+        if verdict.no_numbers is not None:
+            drafter, target = self._equipment.drafter, self._equipment.target
+            broken = drafter.model if drafter is not None and verdict.no_numbers == "draft" else target
+            raise broken.no_numbers(request.place(len(self.text) - len(request.prompt_ids)))
         emitted = request.until_stop((*verdict.draft_tokens[: verdict.num_accepted], verdict.next_token))[:room]
         self.text += emitted
         if k:
@@ -163,9 +167,7 @@ class Lane:
                 if equipment.must_capture:
                     raise
                 text.last.copy_(last)  # from here on steps run as they are
-        if (
-            equipment.compiles or text.device.type == "cuda"
-        ):  # first use is where passes are compiled and attention timed
+        if equipment.compiles or text.device.type == "cuda":  # passes are compiled, and attention timed, on first use
             for step in steps:
                 warm_up(step, text.generators, (text.last,))
         return steps

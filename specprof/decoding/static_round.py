@@ -18,6 +18,7 @@ from specprof.decoding.rejection import count_accepted, next_token_probs, overla
 from specprof.decoding.request import Request
 from specprof.decoding.sampling import Sampling, draw, probabilities, random_stream
 from specprof.decoding.translation import SharedVocabulary
+from specprof.models.scores import are_numbers, scores_of
 from specprof.models.static_forward import StaticForward
 
 _STREAMS = ("target", "draft", "coin")
@@ -73,6 +74,9 @@ class DeviceText:
         self.draft_probs = self.logits.new_zeros(0, vocab_size)
         self.ruling = torch.zeros(widest + 1, dtype=torch.long, device=device)
         """The drafted tokens, how many are accepted, the token after those."""
+        self.scores = torch.zeros(2 * widest, dtype=self._wide, device=device)
+        """What the drafted tokens were chosen by, then what the target chose by: see
+        :class:`~specprof.decoding.judge.Ruling`."""
         self.seen = torch.zeros(4, widest, dtype=self._wide, device=device)
         self.generators = tuple(torch.Generator(device) for _ in _STREAMS)
         """Of the target, the draft, and coins."""
@@ -157,20 +161,24 @@ class StaticRound:
         assert text.draft is not None and text.draft_slab is not None and self._vocabulary is not None
         positions = text.last + self._pair
         step = text.tokens.index_select(0, positions)
+        scores = []
         for i in range(self.k):
             # The target can emit a padding row that the draft lacks: any token may stand in for it.
             logits = text.draft(step.clamp_max(self._last_row), positions, text.draft_slab, text.bucket, 1)
             logits = self._vocabulary.restrict(logits)
             if manner.sampling.greedy:
                 step = logits.argmax(-1)
+                scores.append(scores_of(logits, step))
                 law = logits.float().softmax(-1) if manner.keeps_probs else None
             else:
                 law = probabilities(logits, manner.sampling)
                 step = draw(law, text.generators[1])
+                scores.append(scores_of(law, step))
             text.drafted[i : i + 1].copy_(step)
             if law is not None:
                 text.draft_probs[i : i + 1].copy_(self._vocabulary.laws(law))
             positions = text.last + (i + 1)
+        text.scores[: self.k].copy_(torch.cat(scores))
 
     def verify(self) -> None:
         """Run the target over the last token and the drafted ones; rows of padding repeat the last token."""
@@ -197,6 +205,7 @@ class StaticRound:
     def _match(self, drafted: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Greedy: accept while the draft is the target's own choice."""
         chosen = logits.argmax(-1)
+        self.text.scores[self.k : 2 * self.k + 1].copy_(scores_of(logits, chosen))
         match = drafted == chosen[: self.k]
         accepted = _leading(match)
         if self.manner.keeps_probs and self.k:
@@ -210,25 +219,26 @@ class StaticRound:
         text, k = self.text, self.k
         target_probs = probabilities(logits, self.manner.sampling)
         if not k:
-            return text.last.new_zeros(()), draw(target_probs, text.generators[0])
+            following = draw(target_probs, text.generators[0])
+            text.scores[:1].copy_(scores_of(target_probs, following))
+            return text.last.new_zeros(()), following
         draft_probs = text.draft_probs[:k]
         target_prob, draft_prob = _of(drafted, target_probs), _of(drafted, draft_probs)
         uniforms = torch.rand(k, generator=text.generators[0], device=text.device, dtype=target_probs.dtype)
         accepted = count_accepted(target_prob, draft_prob, uniforms)
-        following = draw(next_token_probs(target_probs, draft_probs, accepted), text.generators[0])
+        law = next_token_probs(target_probs, draft_probs, accepted)
+        following = draw(law, text.generators[0]).view(1)
+        text.scores[k : k + 1].copy_(law.index_select(0, following))
         self._see(target_prob, draft_prob, overlap(target_probs[:k], draft_probs), uniforms)
-        return accepted, following.view(1)
+        return accepted, following
 
     def _see(self, *numbers: Tensor) -> None:
         recorded = numbers[: self.manner.num_seen]
         self.text.seen[: len(recorded), : self.k].copy_(torch.stack(recorded))
 
 
-class Readings:
-    """What rounds found out, on its way to the host: sent after each, read in that order, at most two behind.
-
-    Reading waits for the round whose result it is, and for nothing after it.
-    """
+class Reading:
+    """What a round found out, on its way to the host."""
 
     def __init__(self, text: DeviceText) -> None:
         self._text = text
@@ -237,36 +247,30 @@ class Readings:
         def like(source: Tensor) -> Tensor:
             return torch.empty(source.shape, dtype=source.dtype, pin_memory=on_cuda)
 
-        self._buffers = [(like(text.ruling), like(text.seen)) for _ in range(2)]
-        self._arrived = [torch.cuda.Event() for _ in range(2)] if on_cuda else None
-        self._num_sent = self._num_read = 0
+        self._ruling, self._scores, self._seen = like(text.ruling), like(text.scores), like(text.seen)
+        self._arrived = torch.cuda.Event() if on_cuda else None
 
-    def send(self, manner: Manner, k: int) -> None:
-        """Copy the result of the round that was launched last, when it is there."""
-        turn = self._num_sent % 2
-        ruling, seen = self._buffers[turn]
-        ruling[: k + 2].copy_(self._text.ruling[: k + 2], non_blocking=True)
+    def read(self, manner: Manner, k: int) -> Verdict:
+        """Wait for the round that was launched last: the one wait of a round."""
+        text, ruling, scores, seen = self._text, self._ruling, self._scores, self._seen
+        ruling[: k + 2].copy_(text.ruling[: k + 2], non_blocking=True)
+        scores[: 2 * k + 1].copy_(text.scores[: 2 * k + 1], non_blocking=True)
         if k and manner.num_seen:
-            seen.copy_(self._text.seen, non_blocking=True)
+            seen.copy_(text.seen, non_blocking=True)
         if self._arrived is not None:
-            self._arrived[turn].record(torch.cuda.current_stream(self._text.device))
-        self._num_sent += 1
-
-    def receive(self, manner: Manner, k: int) -> Verdict:
-        """The oldest result that was sent and not read yet: the one wait of a round."""
-        turn = self._num_read % 2
-        if self._arrived is not None:
-            self._arrived[turn].synchronize()
-        self._num_read += 1
-        ruling, seen = self._buffers[turn]
+            self._arrived.record(torch.cuda.current_stream(text.device))
+            self._arrived.synchronize()
         *drafted, accepted, following = ruling[: k + 2].tolist()
+        numbers = scores[: 2 * k + 1].tolist()
+        drafted_by, chosen_by = numbers[:k], numbers[k:]
+        if not are_numbers(drafted_by):
+            return Verdict(tuple(drafted), accepted, following, no_numbers="draft")
+        # What follows a rejected token is nobody's text, and when sampling was not written.
+        if not are_numbers(chosen_by[: accepted + 1] if manner.sampling.greedy else chosen_by[:1]):
+            return Verdict(tuple(drafted), accepted, following, no_numbers="target")
         if not k or not manner.num_seen or manner.synthetic_acceptance is not None:
             return Verdict(tuple(drafted), accepted, following)
         return Verdict(tuple(drafted), accepted, following, *map(tuple, seen[: manner.num_seen, :k].tolist()))
-
-    def discard(self) -> None:
-        """Leave what was sent and not read: another generation begins."""
-        self._num_read = self._num_sent
 
 
 def _leading(match: Tensor) -> Tensor:

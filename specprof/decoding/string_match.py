@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from specprof.decoding.drafters import Draft, with_room
 from specprof.decoding.request import Request
 from specprof.errors import UsageError
 from specprof.models.kv_cache import KVCache
+from specprof.models.scores import scores_of
 from specprof.models.wrapper import ModelWrapper
 
 _WINDOW = 8
@@ -58,24 +60,26 @@ class StringMatch:
 
     def propose(self, k: int) -> Draft:
         # While part of a character is unread, what the draft would write does not follow what the target wrote.
-        self._drafted = [] if self._unread else self._write(k)
+        self._drafted, scores = ([], None) if self._unread else self._write(k)
         text = _continuation(self.model.tokenizer, self._context, self._drafted).rstrip(_UNFINISHED)
         tokens = _encode_after(self.target_tokenizer, self._emitted, text)[:k]
         # A tokenizer may know tokens that its model's head has no row for.
         tokens = tokens[: next((i for i, token in enumerate(tokens) if token >= self.target_size), k)]
         proposed = torch.tensor(tokens, dtype=torch.long, device=self.model.device)
         probs = F.one_hot(proposed, self.target_size).float() if self._keep_probs and tokens else None
-        return Draft(proposed, probs)
+        return Draft(proposed, probs, scores=scores)
 
-    def _write(self, k: int) -> list[int]:
-        """The k tokens that the draft finds most probable, one after the other."""
+    def _write(self, k: int) -> tuple[list[int], Tensor | None]:
+        """The k tokens that the draft finds most probable, one after the other, and the logit of each."""
         self._cache, k = with_room(self.model, self._cache, len(self._context), k)
         step = torch.tensor(self._context[self._cache.length :], device=self.model.device)
-        written = []
+        written, scores = [], []
         for _ in range(k):
-            step = self.model.extend(step, self._cache).argmax(-1)
+            logits = self.model.extend(step, self._cache)
+            step = logits.argmax(-1)
             written.append(step)
-        return torch.cat(written).tolist() if written else []
+            scores.append(scores_of(logits, step))
+        return (torch.cat(written).tolist(), torch.cat(scores)) if written else ([], None)
 
     def observe(self, tokens: Sequence[int]) -> None:
         before = len(self._emitted) - self._unread

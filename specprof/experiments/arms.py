@@ -25,7 +25,8 @@ from specprof.experiments.engine import (
     check_device,
     choose_engine,
 )
-from specprof.models import hub, loader
+from specprof.models import checkpoint, hub, loader
+from specprof.models.devices import choose_device
 from specprof.models.int4 import fused_int4_width
 from specprof.models.random_weights import model_config, random_model, random_tokenizer
 from specprof.models.registry import ModelPair
@@ -161,7 +162,7 @@ def load_models(config: RunConfig, verdict: VocabularyVerdict | None) -> Models:
         UnavailableError, ResourceError: a model can't be had, or doesn't fit.
         UsageError: the engine asked for needs another device.
     """
-    device = loader.choose_device(config.device)
+    device = choose_device(config.device)
     check_device(config, device)
     memory = PeakMemory(device)
     memory.start()
@@ -259,7 +260,7 @@ def _load(config: RunConfig, role: str, device: torch.device, share_with: ModelW
             dtype,
             device,
             device_map=config.device_map,
-            compute_dtype=expanded_to,
+            expanded_to=expanded_to,
             revision=config.revision if is_target or same_model else None,
             offline=config.offline,
             trust_remote_code=config.trust_remote_code,
@@ -298,7 +299,7 @@ def vocabulary_verdict(
                 model_id, revision=commit, offline=offline, trust_remote_code=trust_remote_code
             )
             directory = hub.resolve(model_id, revision=commit, offline=offline, remote_code=trust_remote_code).directory
-            described = hub.read_config(directory, model_id)
+            described = checkpoint.read_config(directory, model_id)
         rows[role] = described.get("vocab_size") or len(tokenizers[role])
     verdict = compare_vocabularies(tokenizers["draft"], tokenizers["target"], rows["draft"], rows["target"])
     if random_weights and verdict.kind != "identical":
@@ -347,8 +348,7 @@ def _notes(
     for wrapper in filter(None, (target, draft)):
         if wrapper.forward_name == "hf" and config.forward == "auto":
             notes.append(f"{wrapper.name}: Hugging Face's forward is used ({wrapper.why_not_own})")
-        asked = wrapper.why_not_native is not None and engine.name == "eager"
-        if asked and wrapper.device.type == "cpu" and wrapper.dtype == torch.float32:
+        if wrapper.why_not_native is not None and engine.name == "eager" and wrapper.device.type == "cpu":
             notes.append(
                 f"{wrapper.name}: the forward in C, the fastest on a CPU, is not used ({wrapper.why_not_native})"
             )

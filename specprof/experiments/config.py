@@ -20,6 +20,8 @@ STATIC_ENGINES = ("static", "graph")
 STATIC_DRAFTERS = ("model", "self")
 """Drafters that propose without the host."""
 DEFAULT_K_MAX = 8
+MOST_REPETITIONS = 10_000
+"""A sweep lists every generation before it makes the first."""
 NO_GRAPHS = ("CUDA graphs need a CUDA device", "--engine static runs the same path uncaptured")
 RANDOM_WEIGHTS = "random weights: the cost is real, acceptance and text mean nothing"
 
@@ -86,6 +88,10 @@ class RunConfig:
         ):
             if value < least:
                 raise UsageError(f"--{name} {value} is less than {least}", f"give {least} or more")
+        if self.repetitions > MOST_REPETITIONS:
+            raise UsageError(
+                f"--reps {self.repetitions} is more than {MOST_REPETITIONS}", "more prompts tell more than repetitions"
+            )
         if self.scale_layers is not None and not self.random_weights:
             raise UsageError("--scale-layers needs --random-weights", "a trained model keeps all its layers")
         if self.synthetic_acceptance is not None and not 0 <= self.synthetic_acceptance <= 1:

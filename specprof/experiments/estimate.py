@@ -13,7 +13,7 @@ from specprof.errors import SpecprofError
 from specprof.experiments.plan import Batch, Plan, Task
 from specprof.experiments.records import Generation
 from specprof.experiments.remaining import Remaining
-from specprof.models import hub, loader
+from specprof.models import devices, footprint, hub
 from specprof.models.registry import ModelPair
 
 _COPIED_BYTES = 1 << 26
@@ -86,11 +86,11 @@ def _weight_bytes(pair: ModelPair, batches: list[Batch]) -> tuple[int, int] | No
     runs = [cell.run for batch in batches for cell in batch.cells]
     if runs[0].random_weights:
         return None
-    device = loader.choose_device(runs[0].device)
+    device = devices.choose_device(runs[0].device)
 
     def of(model_id: str, dtype: str, revision: str | None) -> int:
         found = hub.resolve(model_id, revision=revision, offline=runs[0].offline)
-        return loader.memory_needed(found.directory, dtype, device)
+        return footprint.memory_needed(found.directory, dtype, device)
 
     drafts = any(run.drafter == "model" and run.k != 0 for run in runs)
     try:
@@ -103,7 +103,7 @@ def _weight_bytes(pair: ModelPair, batches: list[Batch]) -> tuple[int, int] | No
 def _from_weights(tasks: list[Task], weights: tuple[int, int] | None) -> float | None:
     """Decoding reads all of the target's weights for each token; on the CPU, as fast as memory can be copied."""
     run = tasks[0].cell.run
-    if weights is None or loader.choose_device(run.device).type != "cpu":
+    if weights is None or devices.choose_device(run.device).type != "cpu":
         return None
     seconds_per_token = weights[0] / _copied_bytes_per_second()
     return sum(task.cell.run.max_new_tokens for task in tasks) * seconds_per_token

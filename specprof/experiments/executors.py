@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from specprof.data.prompts import Prompt
-from specprof.errors import ResourceError, SpecprofError, UsageError
+from specprof.errors import ResourceError, SpecprofError, UsageError, is_about_memory
 from specprof.experiments.config import RunConfig
 from specprof.profiling.events import Event
 
@@ -38,6 +38,8 @@ _GLANCE = 0.5
 """Seconds between two looks at whether a silent worker lives; its answer is noticed at once."""
 _GRACE = 5.0
 """Seconds that a killed process has to disappear: one that the kernel or a GPU driver holds can't be waited for."""
+_MOMENT = 0.3
+"""Seconds to put things away in, before being killed."""
 _LONGEST_MESSAGE = 300
 
 
@@ -151,16 +153,10 @@ class Bench(Protocol):
 
 # --- what went wrong
 
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|memory ran out|(can't|cannot|not enough|failed to|unable to) (allocate )?memory"
-    r"|CUBLAS_STATUS_ALLOC_FAILED|needs [\d.]+ GB on ",
-    re.IGNORECASE,
-)
-
 
 def failure_of(error: BaseException, *, loading: bool = False) -> Failed:
     """What an exception in a worker is recorded as; ``loading``: it came while the models were loaded."""
-    reason = "out of memory" if _is_about_memory(error) else "load" if loading else "error"
+    reason = "out of memory" if is_about_memory(error) else "load" if loading else "error"
     if isinstance(error, SpecprofError):
         return Failed(reason, error.message, error.hint)
     text = " ".join(str(error).split())
@@ -168,13 +164,6 @@ def failure_of(error: BaseException, *, loading: bool = False) -> Failed:
         text = text[: _LONGEST_MESSAGE - 1] + "…"
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return Failed(reason, message, None)
-
-
-def _is_about_memory(error: BaseException) -> bool:
-    """Each layer has words of its own for it: Python, torch on a GPU, torch on a CPU, and we."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError | OSError | ResourceError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 # --- on this machine
@@ -238,7 +227,7 @@ class LocalWorker:
 
     def kill(self) -> None:
         self._stopped = True
-        self._process.kill()
+        end(self._process)
         with self._asking:
             self._end(STOPPED)
 
@@ -289,12 +278,23 @@ class LocalWorker:
     def _end(self, died: Died) -> Died:
         if self._ended is None:
             self._ended = died
-            self._process.kill()
+            end(self._process)
             self._connection.close()
             os.close(self._lifeline)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE)
         return self._ended
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Let a process put away what it holds, as a compiler's files, if it does so at once."""
+    process.terminate()
+    try:
+        process.wait(_MOMENT)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()  # also where the wait is interrupted
 
 
 class LocalExecutor:

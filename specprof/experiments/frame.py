@@ -10,6 +10,7 @@ from specprof.errors import ResourceError
 from specprof.experiments.records import COUNTS, CellStarted, Generation, GenerationKey, Machine
 from specprof.experiments.results import FILE_NAME, LOG, check_is_there, read_records, reported
 from specprof.experiments.saved_runs import mapping
+from specprof.profiling.signs import visible
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
@@ -93,6 +94,19 @@ def load_results(directory: str | Path = "results") -> pandas.DataFrame:
         else:
             columns[name] = pd.Series(values, dtype=kind)
     return pd.DataFrame(columns)
+
+
+def for_spreadsheets(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The same with texts that a program which opens CSV takes for nothing but texts.
+
+    What begins like a formula gets an apostrophe before it, and a character that shows nothing is spelled out.
+    """
+    texts = [name for name, kind in _KINDS.items() if kind == "string"]
+    return frame.assign(**{name: frame[name].map(_inert, na_action="ignore") for name in texts})
+
+
+def _inert(text: str) -> str:
+    return visible(f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from specprof.data.prompts import Prompt
 from specprof.errors import ResourceError
 from specprof.experiments.config import RunConfig
-from specprof.experiments.executors import cause_of_death, oom_kills
+from specprof.experiments.executors import cause_of_death, end, oom_kills
 from specprof.experiments.live_device import DeviceReader
 from specprof.profiling.events import RunStarted
 from specprof.profiling.feed import Control, Failed, Loading, Message, from_json_line
@@ -237,7 +237,7 @@ class LiveFeed:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(_STOP_SECONDS)
         finally:
-            self._process.kill()
+            end(self._process)
             os.close(self._lifeline)
             os.close(self._stderr)
             self._page.close()

@@ -67,7 +67,7 @@ _TRACEBACK_LINES = 20
 _LONGEST_PROMPT = 4000
 """Characters of one that a screen is sent, its last: it shows a few lines."""
 
-_Verdict = Literal["go", "skip", "anew", "stop"]
+_Next = Literal["go", "skip", "anew", "stop"]
 """What becomes of a prompt: its next round; the next prompt; another run; the end. Of a run: it came to its end; so it
 did, without some prompts; it is left for another; it is left."""
 
@@ -89,8 +89,11 @@ def serve(arguments: Sequence[str]) -> NoReturn:
     logging.captureWarnings(True)
     session, control = pickle.load(sys.stdin.buffer)
     display, status = Display(socket.socket(fileno=display_fd)), 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what holds files puts them away, as after Ctrl-C
     try:
         Engine(session, control, ControlPage(page_fd), display).work()
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGTERM)  # nobody looks any more
     except (Exception, SystemExit) as error:
         failed = _failed(error)
         display.add(failed)
@@ -155,8 +158,8 @@ class Engine:
         self._load()
         self._page.begin()
         while True:
-            verdict = self._run()
-            if verdict == "stop" or (verdict != "anew" and not self._is_wanted_again()):
+            then = self._run()
+            if then == "stop" or (then != "anew" and not self._is_wanted_again()):
                 return
 
     # --- before anything is decoded
@@ -271,7 +274,7 @@ class Engine:
 
     # --- decoding
 
-    def _run(self) -> _Verdict:
+    def _run(self) -> _Next:
         """One run, to its end or until another is wanted."""
         control = self._page.read()
         self._restarts = control.restarts
@@ -293,14 +296,14 @@ class Engine:
                 display.add(event)
                 display.tick()
 
-            verdict = self._decode(take)
-            if verdict == "go":
+            then = self._decode(take)
+            if then == "go":
                 display.flush()  # what comes now may take a while
                 found = differences(config, arms, prompts, totals, config.longest_draft + 1)
                 take(RunEnded(totals.peak_memory_bytes, found))
-        return verdict
+        return then
 
-    def _decode(self, take: Callable[[Event], None]) -> _Verdict:
+    def _decode(self, take: Callable[[Event], None]) -> _Next:
         observer, has_skipped = replace(self._observer, noted=set()), False
         for repetition, prompt, decoders in turns(self._config, self._arms, self._prompts):
             request = request_for(self._config, self._arms, prompt, repetition)
@@ -311,30 +314,30 @@ class Engine:
                     for generation in at_once:
                         stack.callback(generation.close)
                         generation.interactive = race
-                    verdict = self._interleaved(at_once, take)
-                if verdict != "go":
+                    then = self._interleaved(at_once, take)
+                if then != "go":
                     break
-            if verdict in ("anew", "stop"):
-                return verdict
-            has_skipped |= verdict == "skip"
+            if then in ("anew", "stop"):
+                return then
+            has_skipped |= then == "skip"
         return "skip" if has_skipped else "go"
 
-    def _interleaved(self, generations: Sequence[Generation], take: Callable[[Event], None]) -> _Verdict:
+    def _interleaved(self, generations: Sequence[Generation], take: Callable[[Event], None]) -> _Next:
         """Several generations to their ends, the one that is behind in time next."""
         under_way = list(generations)
         while under_way:
             generation = min(under_way, key=Generation.progress)
             if not generation.is_complete:  # its end is no round, and nothing to wait for
-                verdict = self._permission(under_way)
-                if verdict != "go":
-                    return verdict
+                then = self._permission(under_way)
+                if then != "go":
+                    return then
             event = generation.next()
             if isinstance(event, PromptEnded):
                 under_way.remove(generation)
             take(event)
         return "go"
 
-    def _permission(self, under_way: Sequence[Generation]) -> _Verdict:
+    def _permission(self, under_way: Sequence[Generation]) -> _Next:
         """Wait until the next round may be made, or until there is to be none."""
         has_begun = any(generation.has_begun for generation in under_way)
         while not self._page.stopped:

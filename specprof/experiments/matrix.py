@@ -11,7 +11,8 @@ from typing import Any, Literal
 from specprof.experiments.records import CellStarted, Failure, Generation, GenerationKey
 from specprof.experiments.results import Contents
 from specprof.experiments.summary import last_failure
-from specprof.profiling.comparison import Comparison, compare, relative_to_prompt
+from specprof.profiling.caveats import relative_to_prompt
+from specprof.profiling.comparison import Comparison, compare
 from specprof.profiling.metrics import BenchmarkConfig, GenerationResult, title_of
 from specprof.profiling.statistics import drift
 
@@ -28,6 +29,13 @@ class Missing:
     num_done: int
     num_expected: int
     failure: Failure | None
+
+    @property
+    def sign(self) -> str:
+        """What stands in the place of its figure, or beside that: ``failed``, ``skipped``, ``3 of 20``."""
+        if self.failure is None:
+            return f"{self.num_done} of {self.num_expected}"
+        return "skipped" if self.failure.reason == "skipped" else "failed"
 
 
 @dataclass(frozen=True, slots=True)

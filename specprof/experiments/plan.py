@@ -15,7 +15,7 @@ from specprof.experiments.config import RunConfig
 from specprof.experiments.executors import Job
 from specprof.experiments.records import GenerationKey
 from specprof.experiments.sweep_config import SweepConfig
-from specprof.models import hub
+from specprof.models import checkpoint, hub
 from specprof.models.registry import REGISTRY, ModelPair
 from specprof.profiling.metrics import BenchmarkConfig
 
@@ -211,7 +211,7 @@ def _revisions(runs: Sequence[RunConfig]) -> tuple[str | None, str | None]:
 
     def revision(model_id: str, wanted: str | None) -> str:
         found = hub.resolve(model_id, revision=wanted, offline=run.offline, remote_code=run.trust_remote_code)
-        return found.revision or hub.fingerprint(found.directory)
+        return found.revision or checkpoint.fingerprint(found.directory)
 
     drafts = any(run.drafter == "model" and run.k != 0 for run in runs)
     target = revision(run.pair.target_model_id, run.revision)

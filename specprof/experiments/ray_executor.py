@@ -8,21 +8,15 @@ with its actor, the actor with the driver.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import logging
 import os
 import re
-import secrets
-import shutil
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from specprof import __version__
@@ -41,29 +35,17 @@ from specprof.experiments.executors import (
     failure_of,
     log,
 )
+from specprof.experiments.ray_cluster import connected, library, parsed
 from specprof.experiments.serving import Forward, log_through
 
 _LOG = logging.getLogger("specprof")
 
 _START_SECONDS = 60.0
 """How long a worker may take to find a place in the cluster."""
-_CONNECT_SECONDS = 5.0
 _SLACK_SECONDS = 20.0
 """What an answer may take beyond its time limit, which is kept on the worker's side: the network's share."""
-_JOIN_SECONDS = 20.0
-
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
-_OBJECT_STORE_BYTES = 100 * 2**20
-"""Prompts and events are small; by default Ray would set 30 % of the memory aside."""
 
 _Answer = TypeVar("_Answer", Ready, Generated)
-
-
-def _ray() -> Any:
-    """The library, imported when it is needed: half a second. Its types say less than they claim."""
-    import ray
-
-    return ray
 
 
 class _Host:
@@ -74,7 +56,7 @@ class _Host:
         self._lines: list[LogLine] = []
         log_through(Forward(self._lines.append), root_level, level)
         # Ray puts libraries of its own before the installed ones; they are not for what is measured.
-        rays = os.path.dirname(_ray().__file__)
+        rays = os.path.dirname(library().__file__)
         self._worker = LocalWorker(name, {}, make_bench, [path for path in sys.path if not path.startswith(rays)])
 
     def greet(self) -> tuple[str, str]:
@@ -112,7 +94,7 @@ class RayWorker:
     """An actor, asked over the network."""
 
     def __init__(self, name: str, make_bench: str, options: Mapping[str, Any]) -> None:
-        ray = _ray()
+        ray = library()
         self.name = name
         self._make_bench = make_bench
         self._options = dict(options)
@@ -140,7 +122,7 @@ class RayWorker:
                 raise
 
     def _started(self) -> str:
-        ray = _ray()
+        ray = library()
         try:
             version, node = ray.get(self._greeting, timeout=_START_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
@@ -183,7 +165,7 @@ class RayWorker:
     def _ask(
         self, expected: type[_Answer], timeout: float | None, method: Any, *arguments: object
     ) -> _Answer | Failed | Died:
-        ray = _ray()
+        ray = library()
         with self._asking:
             if self._ended is not None:
                 return self._ended
@@ -212,7 +194,7 @@ class RayWorker:
         return self._ended
 
     def _kill_actor(self) -> None:
-        ray = _ray()
+        ray = library()
         if ray.is_initialized():  # otherwise Ray would start a cluster in order to look for the actor
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(self._actor, no_restart=True)
@@ -241,7 +223,7 @@ class RayExecutor:
             raise UsageError(f"--workers {num_workers} is less than 1", "give 1 or more")
         self._address = address or os.environ.get("RAY_ADDRESS") or None
         if self._address is not None:
-            _parsed(self._address)
+            parsed(self._address)
         self._num_workers = num_workers
         self._make_bench = make_bench
         self._lock = threading.Lock()
@@ -260,7 +242,7 @@ class RayExecutor:
         with self._lock:
             if not self._workers and not self._closed:
                 try:
-                    self._open.enter_context(_connected(self._address, self._num_workers))
+                    self._open.enter_context(connected(self._address, self._num_workers))
                     self._workers = self._started(_places(self._num_workers))
                 except BaseException:
                     self._open.close()
@@ -318,27 +300,11 @@ class RayExecutor:
             self._open.close()
 
 
-# --- the cluster
-
-
-def _parsed(address: str) -> tuple[str, int] | None:
-    """Host and port; None for ``auto``."""
-    if address == "auto":
-        return None
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or "://" in address:
-        raise UsageError(
-            f"{address!r} is not the address of a Ray cluster",
-            "give host:port as `ray start --head` prints it, or auto for the cluster that runs on this machine",
-        )
-    return host.strip("[]"), int(port)
-
-
 def _places(num_workers: int | None) -> list[dict[str, Any]]:
     """What each worker asks of the scheduler."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ray = _ray()
+    ray = library()
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     if num_gpus:
         free = int(ray.available_resources().get("GPU", 0))
@@ -358,130 +324,11 @@ def _places(num_workers: int | None) -> list[dict[str, Any]]:
     ]
 
 
-@contextlib.contextmanager
-def _connected(address: str | None, num_workers: int | None) -> Iterator[None]:
-    """Ray, connected to a cluster that is there or to one of our own. A connection that our caller made is used."""
-    ray = _ray()
-    if ray.is_initialized():
-        yield
-        return
-    if address is not None:
-        _check_joinable(address)
-    # Its sockets are in there, and their paths may have 107 bytes: the usual temporary directory can be too deep.
-    directory = None if address else tempfile.mkdtemp(prefix="specprof-ray-", dir="/tmp")
-    try:
-        with _without_rays_output(), _environment(_QUIET if address else _QUIET | _for_our_own_cluster()):
-            _start_or_join(address, directory, num_workers)
-            yield
-    finally:
-        ray.shutdown()
-        if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def _start_or_join(address: str | None, directory: str | None, num_workers: int | None) -> None:
-    ray = _ray()
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-    if address is None:
-        options |= {
-            "include_dashboard": False,
-            "num_cpus": max(os.cpu_count() or 1, num_workers or 1),
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "_temp_dir": directory,
-        }
-    ours = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address or "local", **options)
-    except Exception as error:
-        what = f"no Ray cluster can be joined at {address}" if address else "Ray can't be started"
-        raise ResourceError(f"{what}: {failure_of(error).message}", _JOIN_HINT if address else _START_HINT) from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, ours)  # Ray has put its own in the place
-
-
-_START_HINT = "`ray stop` ends what is left of other clusters; --executor local needs none"
-_JOIN_HINT = "start one with `ray start --head`, and run this on one of its nodes"
-
-
-def _check_joinable(address: str) -> None:
-    """Try it in another process: Ray itself goes on for minutes where nothing, or something else, answers."""
-    try:
-        if place := _parsed(address):
-            socket.create_connection(place, _CONNECT_SECONDS).close()
-        program = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='critical')"
-        tried = subprocess.run(
-            [sys.executable, "-c", program, address],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_JOIN_SECONDS,
-            check=False,
-            env=os.environ | _QUIET,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ResourceError(f"no Ray cluster answers at {address} within {_JOIN_SECONDS:g} s", _JOIN_HINT) from error
-    except OSError as error:
-        raise ResourceError(f"no Ray cluster answers at {address}: {error.strerror or error}", _JOIN_HINT) from error
-    if tried.returncode:
-        reasons = [line for line in tried.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)]
-        reason = reasons[-1].split(": ", 1)[1] if reasons else f"exit status {tried.returncode}"
-        raise ResourceError(f"no Ray cluster can be joined at {address}: {reason}", _JOIN_HINT)
-
-
-@functools.cache
-def _for_our_own_cluster() -> dict[str, str]:
-    return {
-        # Ray's workers give way to other processes unless told otherwise; what is measured should not.
-        "RAY_worker_niceness": "0",
-        # Whoever reaches a cluster can run code on it. Without this Ray would write a token into the home directory;
-        # it reads one once per process.
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """These variables, unless the user has set them."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-
-
-class _Retell(logging.Handler):
-    """Ray's log, as a detail of ours."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _LOG.debug("Ray: %s", record.getMessage())
-
-
-@contextlib.contextmanager
-def _without_rays_output() -> Iterator[None]:
-    """Take what Ray would print into our log: it writes on stderr as it likes, and tells of dead nodes on stdout,
-    which is for results, whatever one sets."""
-    internals: Any = importlib.import_module("ray._private.worker")
-    logger = logging.getLogger("ray")
-    theirs, handlers = internals.print_to_stdstream, logger.handlers[:]
-
-    def retell(message: Mapping[str, Any], *_: object, **__: object) -> None:
-        _LOG.debug("Ray: %s", " ".join(str(line) for line in message["lines"]))
-
-    internals.print_to_stdstream, logger.handlers[:] = retell, [_Retell()]
-    try:
-        yield
-    finally:
-        internals.print_to_stdstream, logger.handlers[:] = theirs, handlers
-
-
 # --- what Ray says of a death
 
 
 def _death(error: Exception) -> Died:
-    ray = _ray()
+    ray = library()
     text = str(error)
     if isinstance(error, ray.exceptions.OutOfMemoryError) or re.search(
         r"low on memory|NODE_OUT_OF_MEMORY|OutOfMemoryError", text

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.events import Round
-from specprof.profiling.metrics import BASELINE, IN_EVENTS_ONLY, AcceptanceCounts, BenchmarkConfig, GenerationResult
+from specprof.profiling.metrics import BASELINE, IN_EVENTS_ONLY, BenchmarkConfig, GenerationResult
 
 SCHEMA = "specprof.results/1"
 
@@ -173,6 +174,19 @@ def from_json_line(line: str, *, with_rounds: bool = True) -> Record | None:
     return to_record(parse(line, with_rounds=with_rounds))
 
 
+LONGEST_LINE = 2**26
+"""Bytes. Nothing that is written here comes near it, and as objects it may take twenty times as much."""
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long, as much as :func:`parse_object` needs to refuse it."""
+    while line := file.readline(LONGEST_LINE + 1):
+        end = line
+        while len(end) > LONGEST_LINE and not end.endswith(b"\n"):
+            end = file.readline(LONGEST_LINE + 1)
+        yield line if line is end or not end.endswith(b"\n") else line + b"\n"
+
+
 def parse(line: str, *, with_rounds: bool = True) -> dict[str, Any]:
     """A line's keys and values, unchecked but for the kind.
 
@@ -191,6 +205,8 @@ def parse_object(text: str) -> dict[str, Any]:
     Raises:
         ValueError: not an object.
     """
+    if len(text) > LONGEST_LINE:
+        raise ValueError(f"it is longer than {LONGEST_LINE >> 20} MiB")
     try:
         values = json.loads(text, parse_constant=_refuse)
     except RecursionError as error:

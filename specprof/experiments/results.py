@@ -29,6 +29,7 @@ from specprof.experiments.records import (
     Machine,
     Record,
     Session,
+    lines_of,
     parse,
     to_json_line,
     to_record,
@@ -244,7 +245,7 @@ def read_records(path: Path, notes: list[str], *, with_rounds: bool) -> Iterator
     """
     skipped = unknown = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(lines_of(file), start=1):
             try:
                 values = parse(line.decode(), with_rounds=with_rounds)
                 record = to_record(values)

@@ -26,11 +26,11 @@ from specprof.models.linear import MAX_MEASURED_WIDTH
 from specprof.models.loader import quiet_transformers
 from specprof.models.wrapper import ModelWrapper
 from specprof.profiling import events, machine
-from specprof.profiling.comparison import first_difference
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.energy import EnergyMeter
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunEnded, RunStarted
-from specprof.profiling.metrics import AcceptanceCounts
+from specprof.profiling.output_match import first_difference
 
 LOG = logging.getLogger("specprof")
 
@@ -54,16 +54,19 @@ def encode_prompts(config: RunConfig, arms: Arms, prompts: Sequence[Prompt]) -> 
 
     Raises:
         UsageError: a prompt without tokens, or one that leaves no room in the context.
+        UnavailableError: a tokenizer makes tokens that its model hasn't.
     """
     encoded = []
     for prompt in prompts:
         ids, draft_ids = _ids(config, prompt, arms.tokenizer), None
         if not ids:
             raise UsageError(f"prompt {prompt.prompt_id} is empty", "give it some text")
+        arms.target.check_tokens(ids)
         _check_fits(prompt, len(ids), config.max_new_tokens, arms.target)
         if arms.draft is not None:
             if arms.vocab_method is not None:
                 draft_ids = _ids(config, prompt, arms.draft.tokenizer)
+                arms.draft.check_tokens(draft_ids)
             _check_fits(prompt, len(draft_ids or ids), config.max_new_tokens, arms.draft)
         encoded.append(EncodedPrompt(prompt, ids, draft_ids or None))
     return encoded
@@ -273,7 +276,7 @@ def warm_up(
     whichever arm came first. ``tick`` is called after each step.
 
     Raises:
-        UnavailableError: a model's logits are not numbers.
+        CorrectnessError: a model's logits are not numbers.
     """
     warm_shapes(arms)
     prepare_rounds(config, arms, prompts, decoders or _order(config, arms, 0))

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from specprof.errors import ResourceError, UsageError
-from specprof.experiments.records import check_round, checked, parse_object
+from specprof.experiments.records import LONGEST_LINE, check_round, checked, lines_of, parse_object
 from specprof.experiments.results import FILE_NAME
-from specprof.profiling.comparison import Comparison, Divergence, compare
+from specprof.profiling.comparison import Comparison, compare
 from specprof.profiling.cost_model import CostCurve
 from specprof.profiling.events import Event, PromptEnded, Round, RunEnded, RunStarted
 from specprof.profiling.metrics import BASELINE, GenerationResult, fold, title_of
+from specprof.profiling.output_match import Divergence
 
 _EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
 _LAST_BYTES = 4096
@@ -158,11 +159,12 @@ def run_events(path: Path, having: bytes = b"") -> Iterator[Event]:
     """
     try:
         with open(path, "rb") as file:
-            started = _read(path, 1, file.readline())
+            lines = lines_of(file)
+            started = _read(path, 1, next(lines, b""))
             if not isinstance(started, RunStarted):
                 raise UsageError(f"{path} is not a run", "`specprof results list` lists what there is")
             yield started
-            for number, line in enumerate(file, start=2):
+            for number, line in enumerate(lines, start=2):
                 if having in line and (event := _read(path, number, line)) is not None:
                     yield event
     except OSError as error:
@@ -233,7 +235,7 @@ def _event(line: bytes) -> Event:
 def _summary(path: Path) -> SavedRun | None:
     try:
         with open(path, "rb") as file:
-            started = _event(file.readline())
+            started = _event(next(lines_of(file), b""))
             if not isinstance(started, RunStarted):
                 return None
             asked = Asked(**checked(Asked, started.config))
@@ -261,7 +263,7 @@ def _last_line(file: BinaryIO) -> bytes:
     while True:
         file.seek(max(0, end - size))
         lines = file.readlines()
-        if len(lines) > 1 or size >= end:
+        if len(lines) > 1 or size >= min(end, LONGEST_LINE):
             return lines[-1]
         size *= 4
 

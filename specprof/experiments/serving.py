@@ -107,12 +107,15 @@ def serve(arguments: Sequence[str]) -> None:
 
         faulthandler.enable()
     server = Server(arguments[4])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what holds files puts them away, as after Ctrl-C
     try:
         send(ANSWER, b"")
         while True:
             send(ANSWER, server.answer(connection.recv_bytes()))
     except (EOFError, OSError):
         os._exit(0)  # the driver is gone: nobody waits for a tidy end
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGTERM)
 
 
 def die_with_the_driver(lifeline: int) -> None:

@@ -32,7 +32,7 @@ from specprof.errors import UsageError
 from specprof.experiments.config import WITH_PROBABILITIES, RunConfig
 from specprof.experiments.number_lists import MAX_VALUES, parse_decimals, parse_numbers, quoted
 from specprof.experiments.yaml_lines import Entry, read_settings
-from specprof.models.loader import canonical_dtype
+from specprof.models.devices import canonical_dtype
 from specprof.models.registry import ModelPair, get_pair
 
 _Name = Annotated[str, Field(min_length=1)]
@@ -156,6 +156,12 @@ class SweepConfig(BaseModel):
         path = Path(path)
         entries = read_settings(path)
         values = {key: entry.value for key, entry in entries.items()}
+        if values.get("trust_remote_code"):
+            line = entries["trust_remote_code"].line
+            raise UsageError(
+                f"{path}, line {line}: a file can't allow a model's own code to run",
+                "read that code, then allow it with --trust-remote-code",
+            )
         for key in ("draft", "target", "prompts"):
             if isinstance(values.get(key), str):
                 values[key] = _beside(path, values[key])
@@ -421,6 +427,8 @@ def _told(error: ErrorDetails, origin: _Origin) -> UsageError:
     at, details = _place(error), error.get("ctx", {})
     if error["type"] == "refused":
         return origin.refusal(details["message"], details["hint"], at)
+    if not at:  # a key that can't be encoded: half of a surrogate pair
+        return origin.refusal("the name of a setting is not text", "write it in plain letters")
     if error["type"] == "extra_forbidden":
         return origin.refusal(f"unknown key {quoted(str(at[0]))}", _known_keys(str(at[0])), at)
     flag, value = _flag_of(str(at[0])), error["input"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from specprof.models.wrapper import ModelWrapper
-from specprof.profiling.comparison import first_difference
+from specprof.profiling.output_match import first_difference
 from specprof.profiling.verification import Difference
 
 _PLACES = 64

@@ -1,6 +1,5 @@
 """From a model id to a directory of checked files: packaged, local, cached or downloaded.
 
-Nothing here reads weights: a safetensors file is judged by its header and its size.
 Neither torch nor transformers is imported.
 """
 
@@ -8,13 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import logging
-import math
 import os
 import re
-import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,27 +19,16 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from specprof.errors import ResourceError, SpecprofError, UnavailableError, UsageError
+from specprof.models import checkpoint
 
 PACKAGED_IDS = ("tiny_dev/draft", "tiny_dev/target", "tiny_cross/draft")
 
 _PAIRS = Path(__file__).parent / "pairs"
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_WITHOUT_WEIGHTS = ["*.json", "*.model", "*.txt", "*.jinja"]
+_WITHOUT_WEIGHTS = [f"*{ending}" for ending in checkpoint.DESCRIPTIONS]
 _WANTED = ["*.safetensors", *_WITHOUT_WEIGHTS]
 # Subfolders hold other formats (onnx/, original/); consolidated* is Mistral's second copy of the same weights.
 _UNWANTED = ["*/*", "consolidated*.safetensors"]
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _ANSWER_SECONDS = 2.5
-_MAX_HEADER_BYTES = 100_000_000
-_SAMPLE_BYTES = 1 << 20
-_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
-    "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
-}  # fmt: skip
 
 Source = Literal["packaged", "local", "cache", "download"]
 
@@ -58,26 +42,6 @@ class ResolvedModel:
     revision: str | None
     """Commit of the hub repository; None for packaged and local models."""
     source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """One tensor as a safetensors header describes it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    num_bytes: int
-
-    @property
-    def num_elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def is_parameter(self) -> bool:
-        """False for attention masks and frequencies that old checkpoints stored as weights (gpt2's do)."""
-        is_mask = self.name.endswith(("attn.bias", "attention.bias")) and len(self.shape) == 4
-        return not (is_mask or self.name.endswith((".masked_bias", "rotary_emb.inv_freq")))
 
 
 def resolve(
@@ -99,7 +63,7 @@ def resolve(
     directory = _named_directory(model_id, revision)
     if directory is None:
         return _from_hub(model_id, revision, offline or offline_by_environment(), remote_code)
-    check_model_directory(directory, model_id)
+    checkpoint.check_model_directory(directory, model_id)
     return ResolvedModel(directory, model_id, None, "packaged" if model_id in PACKAGED_IDS else "local")
 
 
@@ -113,116 +77,13 @@ def resolve_tokenizer(
     directory = _named_directory(model_id, revision)
     if directory is None:
         directory = _tokenizer_from_hub(model_id, revision, offline or offline_by_environment(), remote_code)
-    check_tokenizer_files(directory, model_id)
+    checkpoint.check_tokenizer_files(directory, model_id)
     return directory
-
-
-def check_model_directory(directory: Path, model_id: str) -> None:
-    """Raise UnavailableError unless ``directory`` holds a readable config.json and intact safetensors weights."""
-    read_config(directory, model_id)
-    missing = missing_files(directory)
-    if missing:
-        raise _missing_weights(directory, model_id, missing)
-    stored = {tensor.name for tensor in stored_tensors(directory, model_id)}
-    absent = sorted(set(_weight_map(directory, model_id)) - stored)
-    if absent:
-        raise UnavailableError(
-            f"the weights of {model_id} are incomplete: its index names {absent[0]}"
-            f"{f' and {len(absent) - 1} more tensors' if len(absent) > 1 else ''}, no file holds it",
-            _fetch_again(directory, model_id),
-        )
-
-
-def check_tokenizer_files(directory: Path, model_id: str) -> None:
-    """Raise UnavailableError unless ``directory`` holds a tokenizer in one of the usual forms."""
-    present = tokenizer_files(directory)
-    if not present:
-        raise UnavailableError(
-            f"{model_id} has no tokenizer files",
-            f"put tokenizer.json and tokenizer_config.json into {directory} (tokenizer.save_pretrained writes them)",
-        )
-    if present == ["vocab.json"] and not (directory / "merges.txt").is_file():
-        raise UnavailableError(
-            f"the tokenizer of {model_id} is incomplete: vocab.json is there, merges.txt is not",
-            f"copy merges.txt (or tokenizer.json) into {directory}",
-        )
-
-
-def tokenizer_files(directory: Path) -> list[str]:
-    """Names of the files in ``directory`` that a tokenizer can be made from."""
-    return [name for name in _TOKENIZERS if (directory / name).is_file()]
-
-
-def read_config(directory: Path, model_id: str) -> dict[str, Any]:
-    """``config.json`` as a dictionary.
-
-    Raises:
-        UnavailableError: it is missing or not a JSON object.
-    """
-    path = directory / _CONFIG
-    if not path.is_file():
-        raise UnavailableError(
-            f"{model_id} is not a model: it has no config.json",
-            f"give the directory that holds config.json and {_WEIGHTS} (looked in {directory})",
-        )
-    return _json_object(path, model_id)
-
-
-def missing_files(directory: Path) -> list[str]:
-    """Names of the files that loading needs and ``directory`` lacks; empty if it is complete."""
-    missing = [] if (directory / _CONFIG).is_file() else [_CONFIG]
-    if not (directory / _WEIGHTS).is_file():
-        if (directory / _INDEX).is_file():
-            shards = sorted(set(_weight_map(directory, str(directory)).values()))
-            missing += [name for name in shards if not (directory / name).is_file()]
-        else:
-            missing.append(_WEIGHTS)
-    return missing
-
-
-def fingerprint(directory: Path) -> str:
-    """12 hexadecimal digits that tell a model without a commit from its retrained self.
-
-    Of small files the whole contents, of weights their size and three samples: training changes all of them.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        if path.suffix not in (".json", ".safetensors", ".model", ".txt", ".jinja") or not path.is_file():
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            for start in sorted({0, size // 2, max(size - _SAMPLE_BYTES, 0)}):
-                file.seek(start)
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:12]
-
-
-def weight_bytes(directory: Path) -> int:
-    """Bytes of all tensors in the safetensors files, from their headers."""
-    return sum(tensor.num_bytes for tensor in stored_tensors(directory, str(directory)))
-
-
-def num_parameters(directory: Path) -> int:
-    """Number of parameters in the safetensors files, from their headers; tied tensors are stored and counted once."""
-    return sum(t.num_elements for t in stored_tensors(directory, str(directory)) if t.is_parameter)
-
-
-def stored_tensors(directory: Path, model_id: str) -> list[StoredTensor]:
-    """Every tensor of the weights, from the headers alone.
-
-    Raises:
-        UnavailableError: a file that is truncated, or not safetensors.
-    """
-    shards = sorted(set(_weight_map(directory, model_id).values())) or [_WEIGHTS]
-    return [tensor for name in shards for tensor in _read_header(directory / name, model_id)]
-
-
-# --- local files
 
 
 def _named_directory(model_id: str, revision: str | None) -> Path | None:
     """The directory that an id names; None if it is the id of a hub repository."""
+    _check_variables()
     if not model_id.strip():
         raise UsageError("the model id is empty", "give a hub id such as gpt2, or a directory")
     directory = local_directory(model_id)
@@ -236,160 +97,50 @@ def _named_directory(model_id: str, revision: str | None) -> Path | None:
     return directory
 
 
+def _check_variables() -> None:
+    """Refuse what would keep the hub's library, and transformers with it, from being imported."""
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        seconds = os.environ.get(name, "0")
+        try:
+            int(seconds)
+        except ValueError:
+            raise UsageError(f"{name}={seconds} is not a whole number of seconds", f"unset {name}") from None
+
+
 def local_directory(model_id: str) -> Path | None:
+    """The packaged or existing directory of that name; None if there is none, so that it may be a hub id.
+
+    Raises:
+        UnavailableError: it can only mean a directory, and there is none.
+    """
     if model_id in PACKAGED_IDS:
         return _PAIRS / model_id
-    path = Path(model_id).expanduser()
+    path = Path(os.path.expanduser(model_id))  # Path's own raises where nobody has that name
     with contextlib.suppress(OSError, ValueError):  # too long for a file name, or a null byte in it
         if path.is_dir():
             return path
         if path.is_file():
             raise UnavailableError(
                 f"{model_id} is a file, not a model directory",
-                f"give the directory that holds config.json and {_WEIGHTS}",
+                f"give the directory that holds config.json and {checkpoint.WEIGHTS}",
             )
     if model_id.startswith(("/", "./", "../", "~")) or model_id in (".", ".."):
         raise UnavailableError(f"there is no directory {model_id}", "check the path; a hub id has no leading . / or ~")
     return None
 
 
-def _weight_map(directory: Path, model_id: str) -> dict[str, str]:
-    """Tensor name to shard name; empty for weights in one file."""
-    path = directory / _INDEX
-    if (directory / _WEIGHTS).is_file() or not path.is_file():
-        return {}
-    weight_map = _json_object(path, model_id).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UnavailableError(f"{_INDEX} of {model_id} has no weight_map", _fetch_again(directory, model_id))
-    for name in weight_map.values():
-        # A shard lies beside its index: a path would let an index read other files.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise UnavailableError(
-                f"{_INDEX} of {model_id} names {name!r}, which is not a safetensors file beside it",
-                _fetch_again(directory, model_id),
-            )
-    return weight_map
-
-
-def _read_header(path: Path, model_id: str) -> list[StoredTensor]:
-    """Tensors of one file. Format: 8 bytes of length, a JSON header, then the data, nothing after it.
-
-    Source: https://huggingface.co/docs/safetensors/index#format
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start == b"version ":
-            raise UnavailableError(
-                f"{path.name} of {model_id} is a Git LFS pointer, not the weights",
-                f"run `git lfs pull` in {path.parent}",
-            )
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(size - 8, _MAX_HEADER_BYTES):
-            raise _corrupt(path, model_id, f"it ends inside its header, at {size} bytes")
-        header = file.read(length)
-    try:
-        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        tensors = [_stored(name, entry) for name, entry in entries.items()]
-        end = max(entry["data_offsets"][1] for entry in entries.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _corrupt(path, model_id, "its header can't be read") from error
-    if 8 + length + end != size:
-        raise _corrupt(path, model_id, f"it has {size} bytes, its header describes {8 + length + end}")
-    return tensors
-
-
-def _stored(name: str, entry: dict[str, Any]) -> StoredTensor:
-    """One header entry; ValueError unless its offsets enclose exactly its elements."""
-    begin, end = entry["data_offsets"]
-    shape = tuple(int(n) for n in entry["shape"])
-    bits = _BITS.get(entry["dtype"])
-    if begin < 0 or min(shape, default=0) < 0 or (bits and (end - begin) * 8 != math.prod(shape) * bits):
-        raise ValueError(f"{name}: {entry}")
-    return StoredTensor(name, entry["dtype"], shape, end - begin)
-
-
-def _json_object(path: Path, model_id: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        reason = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "not UTF-8 text"
-        raise UnavailableError(
-            f"{path.name} of {model_id} is not valid JSON ({reason})", _fetch_again(path.parent, model_id)
-        ) from error
-    except OSError as error:
-        raise UnavailableError(f"can't read {path}: {error.strerror}", "check its permissions") from error
-    if not isinstance(value, dict):
-        raise UnavailableError(f"{path.name} of {model_id} is not a JSON object", _fetch_again(path.parent, model_id))
-    return value
-
-
-def _missing_weights(directory: Path, model_id: str, missing: list[str]) -> UnavailableError:
-    if missing != [_WEIGHTS]:
-        return UnavailableError(
-            f"{model_id} is incomplete: {_count(missing)} of its index {'is' if len(missing) == 1 else 'are'} missing"
-            f" ({_some(missing)})",
-            _fetch_again(directory, model_id),
-        )
-    names = sorted(path.name for path in directory.iterdir())
-    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
-    others = [name for name in names if name.endswith((".safetensors", ".gguf"))]
-    if any(name.startswith("model-0") for name in others):
-        return UnavailableError(
-            f"{model_id} has shards but no {_INDEX}", f"copy the index file into {directory} as well"
-        )
-    if others:
-        return UnavailableError(
-            f"{model_id} has no {_WEIGHTS} (found {_some(others)})",
-            "give a directory written by save_pretrained, or rename the file if it holds the same tensors",
-        )
-    if pickles:
-        return pickled_weights(model_id, pickles, str(directory))
-    return UnavailableError(
-        f"{model_id} has no weights: no {_WEIGHTS} in {directory}",
-        "give a directory written by save_pretrained, or fetch the weights",
-    )
-
-
-def pickled_weights(model_id: str, names: list[str], source: str) -> UnavailableError:
-    """The refusal of weights that only a pickle holds: loading one runs whatever code is in it."""
-    return UnavailableError(
-        f"{model_id} has pickled weights only ({_some(names)}), which can run code when loaded: refused",
-        'if you trust them, convert them once: python -c "from transformers import AutoModelForCausalLM as M; '
-        f"M.from_pretrained('{source}', use_safetensors=False).save_pretrained('converted')\" "
-        "and copy the tokenizer files",
-    )
-
-
-def _corrupt(path: Path, model_id: str, why: str) -> UnavailableError:
-    return UnavailableError(f"{path.name} of {model_id} is damaged: {why}", _fetch_again(path.parent, model_id))
-
-
-def _fetch_again(directory: Path, model_id: str) -> str:
-    if directory.parent.name == "snapshots" and is_hub_id(model_id):
-        return f"remove it from the cache with `hf cache rm model/{model_id}`, then run this again with a network"
-    return f"copy or convert the model into {directory} again"
-
-
-def _count(names: list[str]) -> str:
-    return f"{len(names)} file{'s' if len(names) > 1 else ''}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
-
-
-# --- the hub
-
-
 def _from_hub(model_id: str, revision: str | None, offline: bool, remote_code: bool) -> ResolvedModel:
     wanted = [*_WANTED, "*.py"] if remote_code else _WANTED
     snapshot = cached_snapshot(model_id, revision, wanted)
-    missing = missing_files(snapshot) if snapshot else []
+    missing = checkpoint.missing_files(snapshot) if snapshot else []
     if snapshot and not missing:
-        check_model_directory(snapshot, model_id)
+        checkpoint.check_model_directory(snapshot, model_id)
         return ResolvedModel(snapshot, model_id, snapshot.name, "cache")
-    state = f"is cached but incomplete ({_count(missing)} missing: {_some(missing)})" if missing else "is not cached"
+    state = (
+        f"is cached but incomplete ({checkpoint.count(missing)} missing: {checkpoint.some(missing)})"
+        if missing
+        else "is not cached"
+    )
     if offline:
         raise UnavailableError(
             f"{_at(model_id, revision)} {state}, and offline mode is on",
@@ -397,14 +148,14 @@ def _from_hub(model_id: str, revision: str | None, offline: bool, remote_code: b
         )
     ask(model_id, revision, state)
     snapshot = download(model_id, revision, wanted, state)
-    check_model_directory(snapshot, model_id)
+    checkpoint.check_model_directory(snapshot, model_id)
     return ResolvedModel(snapshot, model_id, snapshot.name, "download")
 
 
 def _tokenizer_from_hub(model_id: str, revision: str | None, offline: bool, remote_code: bool) -> Path:
     wanted = [*_WITHOUT_WEIGHTS, "*.py"] if remote_code else _WITHOUT_WEIGHTS
     snapshot = cached_snapshot(model_id, revision, wanted)
-    if snapshot is not None and tokenizer_files(snapshot):
+    if snapshot is not None and checkpoint.tokenizer_files(snapshot):
         return snapshot
     if offline:
         raise UnavailableError(
@@ -461,9 +212,9 @@ def ask(model_id: str, revision: str | None, state: str) -> None:
     if isinstance(answer, Exception):
         raise _explain(answer, model_id, revision, state) from answer
     names = sorted(sibling.rfilename for sibling in answer.siblings or ())
-    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    pickles = [name for name in names if name.endswith(checkpoint.PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):
-        raise pickled_weights(model_id, pickles, model_id)
+        raise checkpoint.pickled_weights(model_id, pickles, model_id)
 
 
 def download(model_id: str, revision: str | None, wanted: list[str], state: str) -> Path:

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specprof.errors import ResourceError, UnavailableError, UsageError
-from specprof.models import hub, int4
+from specprof.errors import ResourceError, UnavailableError, UsageError, is_about_memory
+from specprof.models import checkpoint, footprint, hub, int4
+from specprof.models.devices import canonical_dtype, choose_device, compute_dtype, map_devices
 
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float16", "bfloat16", "float32", "int4")
-
 _MAP_SHARE = 0.9
 """Of each device's memory, how much weights may take where they are spread: caches and activations need the rest."""
-
-_ALIASES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "nf4": "int4"}
 
 _log = logging.getLogger("specprof")
 
@@ -37,7 +33,7 @@ def load_model(
     device: str | torch.device | None = None,
     *,
     device_map: str | Mapping[str, Any] | None = None,
-    compute_dtype: str | None = None,
+    expanded_to: str | None = None,
     revision: str | None = None,
     offline: bool = False,
     trust_remote_code: bool = False,
@@ -51,7 +47,7 @@ def load_model(
         device_map: ``auto`` lets accelerate spread a model that is too large for ``device`` over all CUDA devices
             and then main memory; one that is not stays whole. Or where each module goes, as accelerate takes it.
             Whatever happens in between, inputs and logits are on ``device``.
-        compute_dtype: what int4 weights are expanded to, and the type of all others; by default the device's best.
+        expanded_to: what int4 weights are expanded to, and the type of all others; by default the device's best.
         revision: branch, tag or commit of a hub repository.
         offline: never use the network.
         trust_remote_code: run Python code that comes with the model.
@@ -65,8 +61,8 @@ def load_model(
         ResourceError: no such device, too little memory, or int4 without bitsandbytes.
     """
     dtype = canonical_dtype(dtype)
-    if compute_dtype is not None and (dtype != "int4" or canonical_dtype(compute_dtype) == "int4"):
-        raise UsageError(f"{dtype} weights can't be expanded to {compute_dtype}", "expand int4 weights to a float type")
+    if expanded_to is not None and (dtype != "int4" or canonical_dtype(expanded_to) == "int4"):
+        raise UsageError(f"{dtype} weights can't be expanded to {expanded_to}", "expand int4 weights to a float type")
     if dtype == "int4":
         int4.require_bitsandbytes()
     if device is not None:
@@ -74,22 +70,22 @@ def load_model(
     if isinstance(device_map, str) and device_map != "auto":
         raise UsageError(f"there is no device map {device_map!r}", "device maps: auto, or a mapping of module names")
     found = hub.resolve(model_id, revision=revision, offline=offline, remote_code=trust_remote_code)
-    hub.check_tokenizer_files(found.directory, model_id)
+    checkpoint.check_tokenizer_files(found.directory, model_id)
     config = _load_config(found.directory, model_id, trust_remote_code)
     device = choose_device(device)
-    needed = memory_needed(found.directory, dtype, device, expanded_to=compute_dtype)
-    if device_map == "auto" and needed <= _MAP_SHARE * available_memory(device):
+    needed = footprint.memory_needed(found.directory, dtype, device, expanded_to=expanded_to)
+    if device_map == "auto" and needed <= _MAP_SHARE * footprint.available_memory(device):
         device_map = None
     if device_map is None:
         spread = ", or --device-map auto" if device.type == "cuda" else ""
-        require_memory(needed, device, f"{model_id} in {dtype}", elsewhere=f"another --device{spread}")
+        footprint.require_memory(needed, device, f"{model_id} in {dtype}", elsewhere=f"another --device{spread}")
         where = _Placement(device)
     else:
-        room = {place: int(_MAP_SHARE * available_memory(place)) for place in map_devices(device, dtype)}
+        room = {place: int(_MAP_SHARE * footprint.available_memory(place)) for place in map_devices(device, dtype)}
         _require_room(needed, room, f"{model_id} in {dtype}")
         where = _Placement(device, device_map, room)
     tokenizer = _read_tokenizer(found.directory, model_id, trust_remote_code)
-    model = _load_weights(found.directory, model_id, config, dtype, where, compute_dtype, trust_remote_code)
+    model = _load_weights(found.directory, model_id, config, dtype, where, expanded_to, trust_remote_code)
     return model, tokenizer
 
 
@@ -105,185 +101,6 @@ def load_tokenizer(
     return _read_tokenizer(directory, model_id, trust_remote_code)
 
 
-def canonical_dtype(dtype: str) -> str:
-    """The full name of a dtype.
-
-    Raises:
-        UsageError: there is no such dtype.
-    """
-    name = _ALIASES.get(dtype, dtype)
-    if name not in DTYPES:
-        raise UsageError(f"there is no dtype {dtype!r}", f"dtypes: {', '.join(DTYPES)} (or {', '.join(_ALIASES)})")
-    return name
-
-
-def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for; by default CUDA if there is any, else the CPU.
-
-    Raises:
-        UsageError: not a device specprof knows.
-        ResourceError: this machine doesn't have it.
-    """
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"there is no device {device!r}", "devices: cpu, cuda, cuda:N, mps") from error
-    if chosen.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"specprof doesn't run on {chosen.type!r}", "devices: cpu, cuda, cuda:N, mps")
-    if chosen.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            raise ResourceError(
-                "CUDA was asked for, but PyTorch finds no CUDA device",
-                "use --device cpu, or install a CUDA build of torch and check `nvidia-smi`",
-            )
-        if (chosen.index or 0) >= count:
-            raise ResourceError(
-                f"there is no {chosen}: {count} CUDA device(s) found", f"use cuda:0 to cuda:{count - 1}"
-            )
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ResourceError("MPS was asked for, but this machine has none", "use --device cpu")
-    return chosen
-
-
-def map_devices(device: str | torch.device, dtype: str) -> list[torch.device]:
-    """Where ``device_map="auto"`` may put weights, in this order: every CUDA device, then main memory (not of int4
-    weights, which bitsandbytes keeps on the GPU); ``device`` alone if it is no CUDA device."""
-    import torch
-
-    if torch.device(device).type != "cuda":
-        return [torch.device(device)]
-    places = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return places if canonical_dtype(dtype) == "int4" else [*places, torch.device("cpu")]
-
-
-def compute_dtype(dtype: str, device: str | torch.device, *, expanded_to: str | None = None) -> torch.dtype:
-    """The type that weights of ``dtype`` compute in: float32 for float16 on the CPU, which has no fast half type;
-    for int4 the type its weights are expanded to, by name or the device's best."""
-    import torch
-
-    name = canonical_dtype(dtype)
-    kind = torch.device(device).type
-    types = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-    if name == "int4":
-        if expanded_to is not None:
-            return types[canonical_dtype(expanded_to)]
-        if kind == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.float32 if kind == "cpu" else torch.float16
-    if name == "float16" and kind == "cpu":
-        return torch.float32
-    return types[name]
-
-
-# --- memory
-
-
-def memory_needed(directory: Path, dtype: str, device: str | torch.device, *, expanded_to: str | None = None) -> int:
-    """Bytes the weights in ``directory`` will take once loaded, from the file headers."""
-    stored = hub.stored_tensors(directory, str(directory))
-    shapes = ((t.name, t.shape) for t in stored if t.is_parameter)
-    return bytes_for(shapes, dtype, device, expanded_to=expanded_to)
-
-
-def bytes_for(
-    shapes: Iterable[tuple[str, tuple[int, ...]]],
-    dtype: str,
-    device: str | torch.device,
-    *,
-    expanded_to: str | None = None,
-) -> int:
-    """Bytes that parameters of these names and shapes take in ``dtype`` on ``device``."""
-    plain = compute_dtype(dtype, device, expanded_to=expanded_to).itemsize
-    packed = canonical_dtype(dtype) == "int4"
-    total = 0.0
-    for name, shape in shapes:
-        quantised = packed and int4.is_quantised(name, shape, device)
-        total += math.prod(shape) * (int4.BYTES_PER_WEIGHT if quantised else plain)
-    return math.ceil(total)
-
-
-def available_memory(device: str | torch.device) -> int:
-    """Bytes that can still be allocated on ``device``; on the CPU within the container's limit."""
-    import torch
-
-    device = torch.device(device)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    limit = _container_room(Path("/sys/fs/cgroup"))
-    return available if limit is None else min(available, limit)
-
-
-def require_memory(needed: int, device: str | torch.device, what: str, *, elsewhere: str = "another --device") -> None:
-    """Raise ResourceError, naming both figures, if ``needed`` bytes are not available on ``device``."""
-    available = available_memory(device)
-    if needed > available:
-        raise ResourceError(
-            f"{what} needs {needed / 1e9:.1f} GB on {device}, {available / 1e9:.1f} GB are available",
-            f"free memory, or use a smaller model, a smaller dtype (--dtype int4) or {elsewhere}",
-        )
-
-
-def _require_room(needed: int, room: Mapping[torch.device, int], what: str) -> None:
-    total = sum(room.values())
-    if needed > total:
-        raise ResourceError(
-            f"{what} needs {needed / 1e9:.1f} GB, weights may take {total / 1e9:.1f} GB of {_listed(room)} together",
-            "free memory, add a GPU, or use a smaller model or dtype (--dtype int4)",
-        )
-
-
-def _container_room(cgroup: Path) -> int | None:
-    """Bytes left below the container's memory limit (cgroup v2), None without a limit."""
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-        fields = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no such files, or "max"
-        return None
-    # The page cache counts as used, but gives way.
-    return limit - used + int(fields.get("inactive_file", 0))
-
-
-# --- what is in memory
-
-
-def parameter_count(model: Any) -> int:
-    """Number of parameters; tied ones once, quantised ones as what they stand for."""
-    return sum(_num_elements(parameter) for parameter in _distinct(model.parameters()))
-
-
-def memory_footprint_bytes(*models: Any) -> int:
-    """Bytes of all parameters and buffers as they lie in memory; shared storage once, int4 packed with its scales."""
-    held = _distinct([tensor for model in models for tensor in (*model.parameters(), *model.buffers())])
-    return sum(tensor.nbytes + sum(scale.nbytes for scale in int4.scales(tensor)) for tensor in held)
-
-
-def bytes_by_device(model: Any) -> dict[str, int]:
-    """Bytes of parameters by where they lie; what main memory only lends to a GPU counts as ``cpu``."""
-    held: dict[str, int] = {}
-    for parameter in _distinct(model.parameters()):
-        # Between two passes accelerate leaves a placeholder on the meta device.
-        place = "cpu" if parameter.device.type == "meta" else str(parameter.device)
-        held[place] = held.get(place, 0) + parameter.nbytes + sum(s.nbytes for s in int4.scales(parameter))
-    return held
-
-
-def is_spread(model: Any) -> bool:
-    """Whether accelerate moves what passes between this model's modules from device to device."""
-    return bool(getattr(model, "hf_device_map", None))
-
-
 def share_tables(model: Any, other: Any) -> int:
     """Let ``model`` use the token embedding and the output head of ``other`` where they are equal to its own.
 
@@ -293,7 +110,7 @@ def share_tables(model: Any, other: Any) -> int:
     Returns:
         Bytes freed; 0 where shape, type, device or a value differs, or a model is spread. A tied head stays tied.
     """
-    if is_spread(model) or is_spread(other):
+    if footprint.is_spread(model) or footprint.is_spread(other):
         return 0
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head.weight is embedding.weight:
@@ -319,36 +136,9 @@ def _equal_tables(one: torch.Tensor, other: torch.Tensor) -> bool:
     return all(torch.equal(*rows) for rows in zip(one.split(4096), other.split(4096), strict=True))
 
 
-def eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a text: what the generation config, the config and the tokenizer name."""
-    found: set[int] = set()
-    for owner in (getattr(model, "generation_config", None), model.config, tokenizer):
-        value = getattr(owner, "eos_token_id", None)
-        if value is not None:
-            found.update(value if isinstance(value, (list, tuple)) else [value])
-    return frozenset(found)
-
-
-def _distinct(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Tensors that share their memory, once."""
-    seen: dict[Any, torch.Tensor] = {}
-    for tensor in tensors:
-        place = (tensor.device, tensor.data_ptr()) if tensor.device.type != "meta" and tensor.numel() else id(tensor)
-        seen.setdefault(place, tensor)
-    return list(seen.values())
-
-
-def _num_elements(parameter: torch.Tensor) -> int:
-    state = getattr(parameter, "quant_state", None)
-    return math.prod(state.shape) if state is not None else parameter.numel()
-
-
-# --- loading
-
-
 def _load_config(directory: Path, model_id: str, trust_remote_code: bool) -> Any:
     """The configuration, of an architecture that transformers can run as a causal language model."""
-    raw = hub.read_config(directory, model_id)
+    raw = checkpoint.read_config(directory, model_id)
     with quiet_transformers():
         import transformers
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -391,8 +181,10 @@ def _load_config(directory: Path, model_id: str, trust_remote_code: bool) -> Any
             f"config.json of {model_id} makes no sense to transformers: {_reason(error)}",
             "compare it with the original model's",
         ) from error
-    # It would let a configuration name another weight file than the ones that were checked.
+    # It would let a configuration name another weight file than the ones that were checked, or a kernel on the hub,
+    # which is code.
     config.transformers_weights = None
+    config._attn_implementation = config._experts_implementation = None
     return config
 
 
@@ -408,6 +200,8 @@ def _is_causal(raw: dict[str, Any]) -> bool:
 
 
 def _read_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> Any:
+    if (directory / checkpoint.CONFIG).is_file():
+        checkpoint.read_config(directory, model_id)  # which transformers reads too, and may try to build by
     try:
         with quiet_transformers():
             import transformers
@@ -415,6 +209,15 @@ def _read_tokenizer(directory: Path, model_id: str, trust_remote_code: bool) -> 
             auto: Any = transformers.AutoTokenizer
             tokenizer = auto.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exceptions, transformers nearly everything else
+        if is_about_memory(error):
+            raise ResourceError(
+                f"memory ran out while the tokenizer of {model_id} was loaded", "free memory, or use smaller models"
+            ) from error
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise UnavailableError(
+                f"the tokenizer of {model_id} runs Python code that comes with it: refused",
+                "read that code, then allow it with --trust-remote-code",
+            ) from error
         raise UnavailableError(
             f"the tokenizer of {model_id} can't be loaded: {_reason(error)}",
             "copy the tokenizer files of the original model again",
@@ -441,6 +244,15 @@ class _Placement:
 
     def __str__(self) -> str:
         return str(self.device) if self.map is None else _listed(self.room)
+
+
+def _require_room(needed: int, room: Mapping[torch.device, int], what: str) -> None:
+    total = sum(room.values())
+    if needed > total:
+        raise ResourceError(
+            f"{what} needs {needed / 1e9:.1f} GB, weights may take {total / 1e9:.1f} GB of {_listed(room)} together",
+            "free memory, add a GPU, or use a smaller model or dtype (--dtype int4)",
+        )
 
 
 def _load_weights(
@@ -477,16 +289,16 @@ def _load_weights(
                 output_loading_info=True,
                 **options,
             )
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(
-            f"memory ran out while {model_id} was loaded on {where}",
-            "free memory, or use a smaller model, a smaller dtype or another --device",
-        ) from error
     except ImportError as error:
         raise ResourceError(
             f"{model_id} in {dtype} needs a library that can't be imported: {_reason(error)}", "install or repair it"
         ) from error
     except Exception as error:  # whatever a model's own code makes of weights that don't fit it
+        if is_about_memory(error):
+            raise ResourceError(
+                f"memory ran out while {model_id} was loaded on {where}",
+                "free memory, or use a smaller model, a smaller dtype or another --device",
+            ) from error
         if where.map is not None and "dispatched on the CPU or the disk" in str(error):  # of 4-bit weights
             raise _too_large(model_id, where) from error
         raise UnavailableError(
@@ -528,9 +340,9 @@ def _check_places(model: Any, model_id: str, where: _Placement) -> None:
 
     if "disk" in getattr(model, "hf_device_map", {}).values():
         raise _too_large(model_id, where)
-    held = bytes_by_device(model)
+    held = footprint.bytes_by_device(model)
     home = torch.empty(0, device=where.device).device  # which names the index
-    if not is_spread(model) and list(held) != [str(home)]:
+    if not footprint.is_spread(model) and list(held) != [str(home)]:
         # All of it found room on one device, another one than inputs come from.
         dispatch_model(model, {"": next(iter(held))}, force_hooks=True)
     _log.info("%s: %s", model_id, ", ".join(f"{size / 1e9:.2f} GB on {place}" for place, size in held.items()))

@@ -10,17 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specprof.errors import SpecprofError, UnavailableError, UsageError
-from specprof.models import hub
+from specprof.models import checkpoint, footprint, hub
+from specprof.models.devices import canonical_dtype, choose_device, compute_dtype
 from specprof.models.int4 import keep_int4_layout, quantization_config, require_bitsandbytes
-from specprof.models.loader import (
-    bytes_for,
-    canonical_dtype,
-    choose_device,
-    compute_dtype,
-    load_tokenizer,
-    quiet_transformers,
-    require_memory,
-)
+from specprof.models.loader import load_tokenizer, quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +46,7 @@ def model_config(model_id: str) -> dict[str, Any]:
     """
     directory = hub.local_directory(model_id)
     if directory is not None:
-        return hub.read_config(directory, model_id)
+        return checkpoint.read_config(directory, model_id)
     if model_id not in known_models():
         raise UnavailableError(
             f"no configuration of {model_id} is packaged, so it can't be built with random weights",
@@ -99,7 +92,8 @@ def random_model(
     with quiet_transformers():
         model = _empty_model(config, model_id, compute, num_layers)
         shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
-        require_memory(bytes_for(shapes, dtype, device, expanded_to=expanded_to), device, f"{model_id} in {dtype}")
+        needed = footprint.bytes_for(shapes, dtype, device, expanded_to=expanded_to)
+        footprint.require_memory(needed, device, f"{model_id} in {dtype}")
         if dtype == "int4":
             _replace_linears(model, compute, device)
         _fill(model, compute, device, seed)
@@ -120,7 +114,7 @@ def random_tokenizer(model_id: str = "tiny_dev/target") -> Any:
         UnavailableError: a tokenizer in the directory that can't be loaded.
     """
     directory = hub.local_directory(model_id)
-    if directory is not None and hub.tokenizer_files(directory):
+    if directory is not None and checkpoint.tokenizer_files(directory):
         return load_tokenizer(model_id)
     return load_tokenizer("tiny_cross/draft" if model_id in _SENTENCEPIECE else "tiny_dev/target")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import tomllib
@@ -91,6 +92,7 @@ def get_pair(name: str) -> ModelPair:
         UsageError: no such pair, or a configuration file that can't be read.
     """
     if name in REGISTRY:
+        _check_not_shadowed(name)
         return REGISTRY[name]
     own = user_pairs()
     if name in own:
@@ -109,7 +111,7 @@ def config_paths() -> tuple[Path, ...]:
     """The project's configuration file, then the user's; neither need exist."""
     # The XDG specification has relative values ignored.
     xdg = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    home = xdg if xdg.is_absolute() else Path("~/.config").expanduser()
+    home = xdg if xdg.is_absolute() else Path(os.path.expanduser("~/.config"))
     return Path("specprof.toml"), home / "specprof" / "config.toml"
 
 
@@ -129,6 +131,17 @@ def user_pairs(paths: Iterable[Path] | None = None) -> dict[str, ModelPair]:
     return pairs
 
 
+def _check_not_shadowed(name: str) -> None:
+    """Raise UsageError if the user means another pair by a registered one's name: it would be passed over without a
+    word. A file that can't be read says nothing of it."""
+    for path in config_paths():
+        shadowed = False
+        with contextlib.suppress(UsageError):
+            shadowed = name in _pair_tables(path)
+        if shadowed:
+            raise _shadows(name, path)
+
+
 def _pair_tables(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -143,6 +156,8 @@ def _pair_tables(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         # The message ends in "(at line 3, column 7)".
         raise UsageError(f"{path} is not valid TOML: {error}", "correct that line") from error
+    except (RecursionError, ValueError) as error:  # a whole number of thousands of digits
+        raise UsageError(f"{path} can't be read: {error}", "nest less deeply, and write shorter numbers") from error
     pairs = document.get("pairs", {})
     if not isinstance(pairs, dict):
         raise UsageError(f"{path}: `pairs` is not a table", "write each pair as a table: [pairs.NAME]")
@@ -153,7 +168,7 @@ def _pair(name: str, table: Any, path: Path) -> ModelPair:
     where = f"{path}: [pairs.{name}]"
     example = 'a pair needs draft = "..." and target = "..." (hub ids or directories)'
     if name in REGISTRY:
-        raise UsageError(f"{where} shadows the registered pair {name}", "choose another name")
+        raise _shadows(name, path)
     if not isinstance(table, dict):
         raise UsageError(f"{where} is not a table", example)
     for key, value in table.items():
@@ -170,9 +185,13 @@ def _pair(name: str, table: Any, path: Path) -> ModelPair:
     return ModelPair(name, **values)
 
 
+def _shadows(name: str, path: Path) -> UsageError:
+    return UsageError(f"{path}: [pairs.{name}] shadows the registered pair {name}", "choose another name")
+
+
 def _beside(path: Path, model_id: str) -> str:
     """A directory given relative to the configuration file, made absolute; anything else as it is."""
-    candidate = Path(model_id).expanduser()
+    candidate = Path(os.path.expanduser(model_id))
     is_path = model_id.startswith(("./", "../", "~")) or model_id in (".", "..")
     if is_path or (path.parent / candidate).is_dir():
         return str((path.parent / candidate).resolve())

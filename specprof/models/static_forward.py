@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from specprof.errors import ResourceError
+from specprof.models.attention_choice import AttentionChoice
 from specprof.models.kv_cache import Slab
 from specprof.models.rows import LayerViews
-from specprof.models.slab_attention import AttentionChoice, SlabAttention, SlabRows
+from specprof.models.slab_attention import SlabAttention, SlabRows
 from specprof.models.transformer import OwnForward
 
 Entries: TypeAlias = Sequence[tuple[Tensor, Tensor]]

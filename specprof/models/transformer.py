@@ -24,6 +24,7 @@ from specprof.models import int4
 from specprof.models.kv_cache import KVCache, Slab
 from specprof.models.linear import LinearChoice, Matrix, QuantisedMatrix
 from specprof.models.rows import NextRows, Rows
+from specprof.models.scores import scores_of
 
 LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"})
 STATIC_ROPE = frozenset({"default", "llama3"})
@@ -40,21 +41,24 @@ class Forward(Protocol):
         """Append ``ids [q]`` to the cache; logits ``[num_logits, vocab]`` after each of the last tokens."""
         ...
 
-    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
-        """Append ``ids [q]``, then the likeliest token after them, and so on: ``steps >= 1`` choices ``[steps]``.
+    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, Tensor]:
+        """Append ``ids [q]``, then the likeliest token after them, and so on: ``steps >= 1`` choices ``[steps]``, and
+        the logit of each.
 
         The last of them is not appended.
         """
         ...
 
 
-def greedily(forward: Forward, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+def greedily(forward: Forward, ids: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, Tensor]:
     """:meth:`Forward.greedy`, pass by pass."""
-    chosen = []
+    chosen, scores = [], []
     for _ in range(steps):
-        ids = forward(ids, cache, 1).argmax(-1)
+        logits = forward(ids, cache, 1)
+        ids = logits.argmax(-1)
         chosen.append(ids)
-    return torch.cat(chosen)
+        scores.append(scores_of(logits, ids))
+    return torch.cat(chosen), torch.cat(scores)
 
 
 def unsupported(model: Any) -> str | None:
@@ -174,7 +178,7 @@ class OwnForward(ABC):
         cache.length = rows.end
         return self._logits(x[-num_logits:])
 
-    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, Tensor]:
         return greedily(self, ids, cache, steps)
 
     def at(self, ids: Tensor, rows: Rows, slab: Slab, num_logits: int) -> Tensor:

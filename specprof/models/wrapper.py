@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 
-from specprof.errors import UnavailableError, UsageError
+from specprof.errors import CorrectnessError, UnavailableError, UsageError
 from specprof.models import transformer
-from specprof.models.kv_cache import KVCache, Slab
+from specprof.models.footprint import memory_footprint_bytes, parameter_count
+from specprof.models.hugging_face import HFForward
+from specprof.models.kv_cache import KVCache
+from specprof.models.scores import are_numbers, scores_of
 
 ForwardName = Literal["auto", "native", "own", "hf"]
 
@@ -111,8 +113,9 @@ class ModelWrapper:
         return self._layered()(ids, cache, num_logits, early)
 
     @torch.inference_mode()
-    def extend_greedily(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
-        """Append ``ids [q]``, then the likeliest token after them, and so on: ``steps >= 1`` choices ``[steps]``.
+    def extend_greedily(self, ids: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, Tensor]:
+        """Append ``ids [q]``, then the likeliest token after them, and so on: ``steps >= 1`` choices ``[steps]``, and
+        the logit of each.
 
         The last of them is not appended.
 
@@ -163,14 +166,29 @@ class ModelWrapper:
                 "shorten the prompt or lower --max-new-tokens",
             )
 
-    def check_numbers(self) -> None:
-        """Run one token; raise UnavailableError if the logits are not numbers (broken weights, an overflow)."""
-        logits, _ = self.forward(torch.zeros(1, 1, dtype=torch.long))
-        if logits.isnan().any():
+    def check_tokens(self, ids: Sequence[int]) -> None:
+        """Raise UnavailableError if a token that the tokenizer made is none of this model's."""
+        largest = max(ids, default=0)
+        if largest >= self.vocab_size:
             raise UnavailableError(
-                f"{self.name} computes no numbers (NaN) in {str(self.dtype).removeprefix('torch.')}",
-                "fetch the weights again, or use a dtype of larger range: --dtype bfloat16 or float32",
+                f"the tokenizer of {self.name} is another model's: it makes token {largest}, "
+                f"and the model has {self.vocab_size}",
+                "use the tokenizer that belongs to these weights",
             )
+
+    def check_numbers(self) -> None:
+        """Run one token; raise CorrectnessError if the logits are not numbers (broken weights, an overflow)."""
+        logits, _ = self.forward(torch.zeros(1, 1, dtype=torch.long))
+        if not are_numbers(scores_of(logits[0], logits[0].argmax(-1)).tolist()):
+            raise self.no_numbers("at its first token")
+
+    def no_numbers(self, where: str) -> CorrectnessError:
+        """What to raise where its logits are not numbers."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        again = "the weights are broken: fetch them again, or check what made them"
+        if dtype != "float32":
+            again = f"{dtype} may be too narrow for it: try --dtype float32 or bfloat16; else {again}"
+        return CorrectnessError(f"{self.name} computes no numbers (NaN or infinity) in {dtype}, {where}", again)
 
     # --- for exploring
 
@@ -245,15 +263,11 @@ class ModelWrapper:
 
     @property
     def param_count(self) -> int:
-        from specprof.models.loader import parameter_count
-
         return parameter_count(self.model)
 
     @property
     def memory_footprint_mb(self) -> float:
         """Weights and buffers in MB (2^20 bytes), shared storage counted once."""
-        from specprof.models.loader import memory_footprint_bytes
-
         return memory_footprint_bytes(self.model) / 2**20
 
     @property
@@ -263,9 +277,13 @@ class ModelWrapper:
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
-        from specprof.models.loader import eos_token_ids
-
-        return eos_token_ids(self.model, self.tokenizer)
+        """Every token that ends a text: what the generation config, the config and the tokenizer name."""
+        found: set[int] = set()
+        for owner in (getattr(self.model, "generation_config", None), self.model.config, self.tokenizer):
+            value = getattr(owner, "eos_token_id", None)
+            if value is not None:
+                found.update(value if isinstance(value, (list, tuple)) else [value])
+        return frozenset(found)
 
     @property
     def eos_token_id(self) -> int | None:
@@ -278,80 +296,6 @@ class ModelWrapper:
             f"ModelWrapper({self.name}, {self.param_count / 1e6:.1f}M parameters, "
             f"{self.memory_footprint_mb:.0f} MB, {self.device}, forward={self.forward_name})"
         )
-
-
-class HFForward:
-    """Hugging Face's own forward over our slab."""
-
-    name = "hf"
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        parameters = inspect.signature(model.forward).parameters
-        self.takes_positions = "position_ids" in parameters
-        self.keeps_logits = "logits_to_keep" in parameters
-
-    def new_slab(self, capacity: int) -> Slab:
-        return Slab(self.model.config.num_hidden_layers, capacity)
-
-    def __call__(self, ids: Tensor, cache: KVCache, num_logits: int) -> Tensor:
-        start, end = cache.length, cache.length + ids.shape[0]
-        extra: dict[str, Any] = {}
-        if self.takes_positions:
-            extra["position_ids"] = torch.arange(start, end, device=ids.device)[None]
-        if self.keeps_logits:
-            extra["logits_to_keep"] = num_logits
-        output = self.model(input_ids=ids[None], past_key_values=SlabCache(cache), use_cache=True, **extra)
-        cache.length = end
-        logits: Tensor = output.logits
-        return logits[0, -num_logits:]
-
-    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
-        return transformer.greedily(self, ids, cache, steps)
-
-
-class SlabLayer(CacheLayerMixin):
-    """One layer of a :class:`SlabCache`: writes in place, returns views, never concatenates."""
-
-    # Views end where the sequence ends, so a single query row needs no mask: not a static cache.
-    is_compileable = False
-    is_sliding = False
-    is_croppable = True
-
-    def __init__(self, owner: KVCache, layer: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.owner, self.layer = owner, layer
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.owner.slab.allocate(self.layer, key_states, value_states)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        slab, start = self.owner.slab, self.owner.length
-        end = start + key_states.shape[2]
-        if slab.keys[self.layer] is None:
-            self.lazy_initialization(key_states, value_states)
-        keys, values = slab.keys[self.layer], slab.values[self.layer]
-        assert keys is not None and values is not None
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
-        return keys[:, :, :end], values[:, :, :end]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.owner.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.owner.length
-
-    def get_max_length(self) -> int:
-        return self.owner.capacity
-
-
-class SlabCache(Cache):
-    """Shows a :class:`KVCache` to Hugging Face's attention layers."""
-
-    def __init__(self, cache: KVCache) -> None:
-        super().__init__(layers=[SlabLayer(cache, layer) for layer in range(len(cache))])
 
 
 def _check_room(num_tokens: int, cache: KVCache) -> None:

@@ -80,6 +80,10 @@ def attribute(comparison: Comparison) -> Attribution | None:
         return None  # nothing was drafted, so that there is no speculation to explain
     tau = (sd.num_tokens - sd.num_generations) / sd.num_rounds
     before, after = 1 / ar.tokens_per_second, 1 / sd.tokens_per_second
+    speedup = comparison.speedup_decode
+    if speedup is not None and speedup.value is not None and speedup.n_prompts < comparison.num_prompts:
+        # Of some prompts one arm made a single token, which the prefill yields: the arms' speeds are not of one set.
+        before = after * speedup.value
     accepted = comparison.acceptance.draft_acceptance_rate if comparison.acceptance else None
     draft = after * _share(sd, "draft")
     useful = draft * (accepted or 0.0)
@@ -126,8 +130,7 @@ def best_change(comparison: Comparison) -> Change | None:
 
 
 def _share(arm: Arm, phase: str) -> float:
-    share: float | None = getattr(arm.phases, phase).share
-    return share or 0.0
+    return arm.phases.by_name[phase].share or 0.0
 
 
 def _difference(one: float | None, other: float | None) -> float | None:

@@ -133,7 +133,7 @@ class CostCurve:
         names = [field.name for field in dataclasses.fields(cls)]
         try:
             columns = {name: tuple(map(float, record[name])) for name in names}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a cost curve: {error}") from error
         if len({len(column) for column in columns.values()}) != 1 or not columns["verify_seconds"]:
             raise ValueError("not a cost curve: columns of different lengths, or empty ones")

@@ -46,7 +46,8 @@ def machine_class(machine: Mapping[str, Any]) -> str:
         machine: of :func:`describe`. Processor or GPU, cores, threads and the versions of what computes count;
             the driver, the kernel and this project's commit do not.
     """
-    gpu = machine.get("gpu") or {}
+    gpu = machine.get("gpu")
+    gpu = gpu if isinstance(gpu, dict) else {}  # from a file, it may be anything
     same = {
         "cpu": machine.get("cpu"),
         "cores": machine.get("cores"),
@@ -67,8 +68,10 @@ def describe_apart() -> dict[str, Any]:
     Raises:
         ResourceError: that process failed, as it does where PyTorch can't be imported.
     """
-    command = [sys.executable, "-m", "specprof.profiling.machine"]
-    finished = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    # -P: a file named torch.py where the user happens to be is not the library.
+    command = [sys.executable, "-P", "-m", "specprof.profiling.machine"]
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    finished = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if finished.returncode != 0:
         last = (finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"])[-1]
         raise ResourceError(

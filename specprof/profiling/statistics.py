@@ -24,6 +24,9 @@ RESAMPLES = 10_000
 _RESAMPLED_AT_ONCE = 2_000_000
 """Bounds the memory of the bootstrap: counts held at a time."""
 
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(64)
+"""Of Gauss's quadrature over -1..1."""
+
 
 def median(values: Values) -> float | None:
     return percentile(values, 50)
@@ -71,13 +74,23 @@ def paired_bootstrap_ratio(
         top, bottom, top_weights, bottom_weights = sums
         return np.stack([top / top_weights / (bottom / bottom_weights)])
 
-    return paired_bootstrap(columns, ratio, ratios=[0], resamples=resamples, confidence=confidence, seed=seed)[0]
+    (interval,) = paired_bootstrap(
+        columns,
+        ratio,
+        weights=[columns[2] + columns[3]],
+        ratios=[0],
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    return interval
 
 
 def paired_bootstrap(
     columns: Sequence[Values],
     statistics: Statistics,
     *,
+    weights: Sequence[Values] | None = None,
     ratios: Collection[int] = (),
     resamples: int = RESAMPLES,
     confidence: float = 0.95,
@@ -89,13 +102,14 @@ def paired_bootstrap(
     bootstrap's standard error: the statistic -+ t(n - 1) sqrt(n / (n - 1)) times the standard deviation over resamples,
     the root because resamples of n rows spread too little by that much (Hesterberg, What Teachers Should Know About the
     Bootstrap, The American Statistician 69, 2015). Percentiles of the resamples lie too close together where rows
-    are few: with 5 they miss the truth 17 times in 100, and 9 times even where expanded as Hesterberg has it; this
-    misses it 5 to 8 times, with 5 as with 36 (simulated: log-normal ratios, unequal weights). Statistics of equal
-    columns are equal in every resample.
+    are few: with 5 they miss the truth 17 times in 100. Rows of unequal weight tell as much as fewer equal ones:
+    n is Kish's effective number (sum w)^2 / sum w^2 (Survey Sampling, 1965), at least 2. docs/metrics.md says how often
+    the truth is missed. Statistics of equal columns are equal in every resample.
 
     Args:
         columns: each as long as there are rows.
         statistics: from the columns' sums.
+        weights: for each statistic, how much each row counts in it; None: all alike.
         ratios: which of them (by index) are ratios, and positive: these have their interval on the logarithmic scale,
             where it is that of the inverse, turned round.
 
@@ -122,11 +136,22 @@ def paired_bootstrap(
         counts = generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start)).astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             found.append(statistics(np.stack([counts @ array for array in arrays])))
-    errors = student_quantile((1 + confidence) / 2, n - 1) * math.sqrt(n / (n - 1))
+    errors = [
+        _standard_errors(confidence, n if weights is None else effective_number(weights[index]))
+        for index in range(len(measured))
+    ]
     return tuple(
-        _interval_of_ratio(value, resampled, errors) if index in ratios else _interval(value, resampled, errors)
-        for index, (value, resampled) in enumerate(zip(measured, np.concatenate(found, axis=1), strict=True))
+        (_interval_of_ratio if index in ratios else _interval)(value, resampled, margin)
+        for index, (value, resampled, margin) in enumerate(
+            zip(measured, np.concatenate(found, axis=1), errors, strict=True)
+        )
     )
+
+
+@functools.lru_cache(maxsize=32)
+def _standard_errors(confidence: float, number: float) -> float:
+    """To either side of what so many rows of equal weight say."""
+    return student_quantile((1 + confidence) / 2, number - 1) * math.sqrt(number / (number - 1))
 
 
 def _interval_of_ratio(value: float, resampled: npt.NDArray[np.float64], errors: float) -> Interval | None:
@@ -147,33 +172,29 @@ def _interval(value: float, resampled: npt.NDArray[np.float64], errors: float) -
     return float(value) - margin, float(value) + margin
 
 
-@functools.cache
-def student_quantile(probability: float, degrees: int) -> float:
-    """Of Student's t distribution, upper half (``probability`` in [0.5, 1)), for whole degrees of freedom.
+def effective_number(weights: Values) -> float:
+    """How many rows of equal weight tell as much as these: (sum w)^2 / sum w^2 (Kish 1965), at least 2."""
+    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    return max(2.0, 1 / float(shares @ shares))
 
-    The probability is a finite sum in the angle arctan(t / sqrt(degrees)) (Abramowitz & Stegun, 26.7.3 and 26.7.4),
-    which is bisected.
+
+def student_quantile(probability: float, degrees: float) -> float:
+    """Of Student's t distribution, upper half (``probability`` in [0.5, 1)), for 1 degree of freedom or more.
+
+    In the angle arctan(t / sqrt(degrees)) its density is a power of the cosine (Abramowitz & Stegun, 26.7.3 and
+    26.7.4), whose integral is bisected.
     """
+    half = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2))
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
-        if (1 + _central_probability(middle, degrees)) / 2 < probability:
+        angles = middle * (1 + _NODES) / 2
+        within = middle / 2 * float(_NODE_WEIGHTS @ np.cos(angles) ** (degrees - 1))
+        if (1 + within / half) / 2 < probability:
             low = middle
         else:
             high = middle
     return math.sqrt(degrees) * math.tan((low + high) / 2)
-
-
-def _central_probability(angle: float, degrees: int) -> float:
-    """That abs(t) stays below sqrt(degrees) tan(angle)."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
-    total = term if degrees > 1 else 0.0
-    for power in range(2 + odd, degrees - 1, 2):
-        term *= cosine**2 * (power - 1) / power
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def cost_over_repetitions(measured: Iterable[tuple[float, float]]) -> tuple[float, float] | None:

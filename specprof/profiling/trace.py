@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,20 @@ from typing import Any, TextIO
 import specprof
 from specprof.errors import ResourceError
 from specprof.profiling.events import Event, Prefilled, PromptEnded, Round, RunStarted
+from specprof.profiling.trace_format import (
+    DRAFT,
+    GENERATIONS,
+    HOST,
+    SAMPLE,
+    TARGET,
+    counter,
+    encoded,
+    flow,
+    instant,
+    memory,
+    process_names,
+    span,
+)
 
 SCHEMA = "specprof.trace/1"
 
@@ -30,10 +42,6 @@ MAX_EVENTS = 200_000
 """More than this makes viewers slow; about 18,000 speculative rounds."""
 
 Decode = Callable[[Sequence[int]], str]
-
-# Thread ids are pid * 10 + one of these: unique over all processes, because readers look thread names up by tid alone.
-_GENERATIONS, _HOST, _DRAFT, _TARGET, _SAMPLE = range(1, 6)
-_THREADS = {_GENERATIONS: "generations", _HOST: "host", _DRAFT: "draft", _TARGET: "target", _SAMPLE: "sample"}
 
 _OPENING_EVENTS, _CLOSING_EVENTS = 12, 5
 """The most that the first round or prefill of a generation writes, and its end: kept free below the limit."""
@@ -45,8 +53,6 @@ _NOTES = {
     "counters": "Accepted tokens and tokens/s hold for the round they start with, and are 0 between generations. "
     "Cumulative acceptance is accepted / drafted, rounds that the end of the text or the length limit cut left out.",
 }
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +86,6 @@ class _Arm:
     drafts: bool = False
     num_drafted: int = 0
     num_accepted: int = 0
-
-    def tid(self, thread: int) -> int:
-        return self.pid * 10 + thread
 
 
 class TraceWriter:
@@ -144,7 +147,7 @@ class TraceWriter:
         if not self._closed:
             self._closed = True
             self._end_all("interrupted")
-            self._write(f'\n],"displayTimeUnit":"ms","otherData":{_json(self._other_data())}}}\n')
+            self._write(f'\n],"displayTimeUnit":"ms","otherData":{encoded(self._other_data())}}}\n')
         if self._failure is not None:
             raise _not_written(self._failure) from self._failure
         return self.summary
@@ -157,7 +160,7 @@ class TraceWriter:
             names = []
         else:
             arm = _Arm(pid=len(self._arms) + 1)
-            names = _names(arm, event.decoder)
+            names = process_names(arm.pid, event.decoder)
         if not self._fits(len(names) + _OPENING_EVENTS + _CLOSING_EVENTS):
             return False
         self._arms[event.decoder] = arm
@@ -177,14 +180,14 @@ class TraceWriter:
             "num_prompt_tokens": event.num_prompt_tokens,
             "first_token": event.first_token,
         } | self._text("text", (event.first_token,))
-        batch = [_slice(arm, _HOST, "prefill", "prefill", start, end, args)]
+        batch = [span(arm.pid, HOST, "prefill", "prefill", start, end, args)]
         if event.peak_memory_bytes:
-            batch.append(_memory(arm, start, event.peak_memory_bytes))
+            batch.append(memory(arm.pid, start, event.peak_memory_bytes))
         if draft > start:
-            batch.append(_slice(arm, _DRAFT, "prefill", "prefill draft", start, draft))
-        batch.append(_slice(arm, _TARGET, "prefill", "prefill target", draft, target))
+            batch.append(span(arm.pid, DRAFT, "prefill", "prefill draft", start, draft))
+        batch.append(span(arm.pid, TARGET, "prefill", "prefill target", draft, target))
         if end > target:
-            batch.append(_slice(arm, _HOST, "prefill", "prefill overhead", target, end))
+            batch.append(span(arm.pid, HOST, "prefill", "prefill overhead", target, end))
         self._emit(batch)
         self._now = arm.end = arm.decode_start = end
         arm.num_tokens = 1
@@ -195,32 +198,34 @@ class TraceWriter:
         draft, verify, sample, end = _ends(start, *seconds)
         drafts = bool(event.draft_tokens) or event.k is not None
         shows_draft = bool(event.draft_tokens) or draft > start
-        batch = [_slice(arm, _HOST, "round", "round", start, end, self._round_args(event))]
+        batch = [span(arm.pid, HOST, "round", "round", start, end, self._round_args(event))]
         if drafts:
-            batch.append(_counter(arm, "accepted", "tokens", start, event.num_accepted))
+            batch.append(counter(arm.pid, "accepted", "tokens", start, event.num_accepted))
         if end > start:
-            batch.append(_counter(arm, "speed", "tokens/s", start, len(event.emitted_tokens) / ((end - start) / 1e9)))
+            batch.append(
+                counter(arm.pid, "speed", "tokens/s", start, len(event.emitted_tokens) / ((end - start) / 1e9))
+            )
         if shows_draft:
             args = {"index": event.index, "draft_tokens": event.draft_tokens}
             args |= self._text("draft_text", event.draft_tokens)
-            batch.append(_slice(arm, _DRAFT, "round", "draft", start, draft, args))
+            batch.append(span(arm.pid, DRAFT, "round", "draft", start, draft, args))
             # Within the draft's slice, as near to its end as can be: at its end the slice would be over.
-            batch.append(_flow(arm, "s", _DRAFT, max(start, draft - 1), self._num_rounds))
+            batch.append(flow(arm.pid, "s", DRAFT, max(start, draft - 1), self._num_rounds))
         positions = {"index": event.index, "num_positions": len(event.draft_tokens) + 1}
-        batch.append(_slice(arm, _TARGET, "round", "verify", draft, verify, positions))
+        batch.append(span(arm.pid, TARGET, "round", "verify", draft, verify, positions))
         if shows_draft:
-            batch.append(_flow(arm, "f", _TARGET, draft, self._num_rounds))
+            batch.append(flow(arm.pid, "f", TARGET, draft, self._num_rounds))
         if sample > verify:
-            batch.append(_slice(arm, _SAMPLE, "round", "sample", verify, sample))
+            batch.append(span(arm.pid, SAMPLE, "round", "sample", verify, sample))
         if _rejects(event):
-            batch.append(_instant(arm, _SAMPLE, "rejected", sample, self._rejection(event)))
+            batch.append(instant(arm.pid, SAMPLE, "rejected", sample, self._rejection(event)))
         if end > sample:
-            batch.append(_slice(arm, _HOST, "round", "overhead", sample, end))
+            batch.append(span(arm.pid, HOST, "round", "overhead", sample, end))
         counts = bool(event.draft_tokens) and not event.cut
         drafted = arm.num_drafted + len(event.draft_tokens) * counts
         accepted = arm.num_accepted + event.num_accepted * counts
         if counts:
-            batch.append(_counter(arm, "cumulative acceptance", "rate", end, accepted / drafted))
+            batch.append(counter(arm.pid, "cumulative acceptance", "rate", end, accepted / drafted))
 
         if not self._fits(len(batch)):
             self._num_rounds_left_out += 1
@@ -245,15 +250,15 @@ class TraceWriter:
             "num_rounds": arm.num_rounds,
             "num_tokens": arm.num_tokens,
         }
-        batch = [_slice(arm, _GENERATIONS, "generation", "generation", arm.start, arm.end, args)]
+        batch = [span(arm.pid, GENERATIONS, "generation", "generation", arm.start, arm.end, args)]
         if reason == "stop":
-            batch.append(_instant(arm, _GENERATIONS, "end of text", arm.end, {"prompt_id": prompt_id}))
+            batch.append(instant(arm.pid, GENERATIONS, "end of text", arm.end, {"prompt_id": prompt_id}))
         if peak_memory_bytes and arm.num_rounds:
-            batch.append(_memory(arm, arm.decode_start, peak_memory_bytes))
+            batch.append(memory(arm.pid, arm.decode_start, peak_memory_bytes))
         if arm.num_rounds:
-            batch.append(_counter(arm, "speed", "tokens/s", arm.end, 0))
+            batch.append(counter(arm.pid, "speed", "tokens/s", arm.end, 0))
         if arm.num_rounds and arm.drafts:
-            batch.append(_counter(arm, "accepted", "tokens", arm.end, 0))
+            batch.append(counter(arm.pid, "accepted", "tokens", arm.end, 0))
         self._emit(batch)
 
     def _end_all(self, reason: str) -> None:
@@ -270,7 +275,7 @@ class TraceWriter:
 
     def _emit(self, batch: Iterable[Mapping[str, Any]]) -> None:
         for event in batch:
-            self._write((",\n" if self._num_events else "\n") + _json(event))
+            self._write((",\n" if self._num_events else "\n") + encoded(event))
             self._num_events += 1
 
     def _write(self, text: str) -> None:
@@ -336,20 +341,6 @@ class TraceWriter:
         return data
 
 
-def write_trace(
-    events: Iterable[Event], out: TextIO, *, decode: Decode | None = None, max_events: int = MAX_EVENTS
-) -> TraceSummary:
-    """Write the trace of a run, live or saved, whole or interrupted; see :class:`TraceWriter`.
-
-    Raises:
-        ResourceError: it could not be written.
-    """
-    writer = TraceWriter(out, decode=decode, max_events=max_events)
-    for event in events:
-        writer(event)
-    return writer.close()
-
-
 @contextmanager
 def trace_file(path: Path, *, decode: Decode | None = None, max_events: int = MAX_EVENTS) -> Iterator[TraceWriter]:
     """A sink that writes to a file, compressed if its name ends in ``.gz``, and completes it whatever happens.
@@ -403,115 +394,5 @@ def _ends(start: int, *seconds: float) -> list[int]:
     return [start + round(total * 1e9) for total in itertools.accumulate(durations)]
 
 
-def _names(arm: _Arm, decoder: str) -> list[dict[str, Any]]:
-    def metadata(kind: str, tid: int, key: str, value: str | int) -> dict[str, Any]:
-        return {"ph": "M", "name": kind, "pid": arm.pid, "tid": tid, "args": {key: value}}
-
-    names = [
-        metadata("process_name", arm.tid(_HOST), "name", decoder),
-        metadata("process_sort_index", arm.tid(_HOST), "sort_index", arm.pid),
-    ]
-    for thread, name in _THREADS.items():
-        names.append(metadata("thread_name", arm.tid(thread), "name", name))
-        names.append(metadata("thread_sort_index", arm.tid(thread), "sort_index", thread))
-    return names
-
-
-def _slice(
-    arm: _Arm, thread: int, category: str, name: str, start: int, end: int, args: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    event = {
-        "ph": "X",
-        "name": name,
-        "cat": category,
-        "pid": arm.pid,
-        "tid": arm.tid(thread),
-        "ts": _microseconds(start),
-        "dur": _microseconds(end - start),
-    }
-    return event if args is None else event | {"args": args}
-
-
-def _flow(arm: _Arm, phase: str, thread: int, at: int, flow_id: int) -> dict[str, Any]:
-    """``s`` leaves the slice it stands in, ``f`` enters the one it stands in (``bp``: not the next one)."""
-    event = {
-        "ph": phase,
-        "name": "draft to verify",
-        "cat": "flow",
-        "id": flow_id,
-        "pid": arm.pid,
-        "tid": arm.tid(thread),
-        "ts": _microseconds(at),
-    }
-    return event | {"bp": "e"} if phase == "f" else event
-
-
-def _instant(arm: _Arm, thread: int, name: str, at: int, args: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "ph": "i",
-        "s": "t",
-        "name": name,
-        "cat": "instant",
-        "pid": arm.pid,
-        "tid": arm.tid(thread),
-        "ts": _microseconds(at),
-        "args": args,
-    }
-
-
-def _counter(arm: _Arm, name: str, unit: str, at: int, value: float) -> dict[str, Any]:
-    return {
-        "ph": "C",
-        "name": name,
-        "cat": "counter",
-        "pid": arm.pid,
-        "tid": arm.tid(_HOST),
-        "ts": _microseconds(at),
-        "args": {unit: value},
-    }
-
-
-def _memory(arm: _Arm, at: int, peak_bytes: int) -> dict[str, Any]:
-    return _counter(arm, "peak memory", "MiB", at, peak_bytes / 2**20)
-
-
-def _microseconds(nanoseconds: int) -> float:
-    """The unit of the format, as a number that is the same nanosecond again for readers that round and that cut off.
-
-    Without this a reader that cuts off sees neighbours overlap by a nanosecond, and drops one.
-    """
-    value = nanoseconds / 1000
-    while int(value * 1000.0) < nanoseconds:
-        value = math.nextafter(value, math.inf)
-    return value
-
-
 def _scalars(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if isinstance(value, str | int | float)}
-
-
-# Halves of characters, which are no text, and what would command a terminal that shows the file. The rest stays
-# readable: Perfetto (52) shows an escaped letter as its escape.
-_ODD = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-
-
-def _json(value: Any) -> str:
-    try:
-        text = _encode(value)
-    except ValueError:  # NaN
-        text = _encode(_finite(value))
-    return _ODD.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return "\ufffd" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
-
-
-def _finite(value: Any) -> Any:
-    """The same with None in the place of numbers that JSON hasn't."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

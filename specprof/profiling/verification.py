@@ -28,7 +28,7 @@ CONTROL_CHECKS = ("unjudged", "sharpness", "ranks")
 CHECK_LEVEL = FAMILY_LEVEL / (len(CHECKS) + len(CONTROL_CHECKS))
 """A p-value below it is a failure."""
 
-Verdict = Literal["passed", "failed", "control failed", "not tested"]
+OutputVerdict = Literal["passed", "failed", "control failed", "not tested"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class LawVerification:
     speculative: ArmLaw
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> OutputVerdict:
         if self.control.failures:
             return "control failed"
         if self.speculative.failures:
@@ -191,7 +191,7 @@ class GreedyVerification:
         return tuple(difference for difference in self.differences if difference.verdict == "tie")
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> OutputVerdict:
         if self.failures:
             return "failed"
         return "passed" if self.num_drafted else "not tested"

@@ -553,10 +553,11 @@ static int64_t largest(const float *x, int n) {
 /* Takes `width` tokens in, chooses the likeliest token after them, takes that in, and so on: `steps` choices, the last
    of which is not taken in. Returns as native_forward does.
 
-   logits: room for [1, rows of the head]. */
+   logits: room for [1, rows of the head].
+   scores: [steps], the logit of each choice. */
 int32_t native_greedy(
     const Model *m, const int64_t *ids, int32_t width, int32_t start, float *slab, int64_t capacity, const float *cos,
-    const float *sin, float *logits, int32_t steps, int64_t *chosen) {
+    const float *sin, float *logits, int32_t steps, int64_t *chosen, float *scores) {
     const int32_t problem = checked(m, ids, width, start, start + width + steps - 1, slab, capacity);
     if (problem) return problem;
 #pragma omp parallel num_threads(m->num_threads)
@@ -567,7 +568,10 @@ int32_t native_greedy(
              capacity, cos ? cos + turn : 0, sin ? sin + turn : 0, logits, 1);
 #pragma omp barrier
 #pragma omp master
-        chosen[i] = largest(logits, m->vocab);
+        {
+            chosen[i] = largest(logits, m->vocab);
+            scores[i] = logits[chosen[i]];
+        }
 #pragma omp barrier
     }
     return 0;

@@ -263,13 +263,14 @@ class NativeForward(OwnForward):
         self._pass(ids, width, cache.slab, cache.length, 0, len(self.layers), logits, threads)
         cache.length += width
 
-    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> Tensor:
+    def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, Tensor]:
         width = ids.shape[0]
         if width > self._library.max_width or 1 not in self._threads:
             return super().greedy(ids, cache, steps)
         ids = _plain(ids)
         start, slab = cache.length, cache.slab
-        chosen, logits = torch.empty(steps, dtype=torch.long), torch.empty(self._model.head.rows)
+        chosen, scores = torch.empty(steps, dtype=torch.long), torch.empty(steps)
+        logits = torch.empty(self._model.head.rows)
         assert slab.stacked is not None
         with self._turn:
             self._prepare(slab, self._threads[1])
@@ -286,10 +287,11 @@ class NativeForward(OwnForward):
                 logits.data_ptr(),
                 steps,
                 chosen.data_ptr(),
+                scores.data_ptr(),
             )
             self._check(problem, ids, slab)
         cache.length = start + width + steps - 1
-        return chosen
+        return chosen, scores
 
     def at(self, ids: Tensor, rows: Rows, slab: Slab, num_logits: int) -> Tensor:
         return self.own.at(ids, rows, slab, num_logits)

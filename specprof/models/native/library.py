@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def _build(source: bytes, command: tuple[str, ...]) -> Library | str:
     # A home may be shared by machines of several kinds, and code made for one can kill a process on another.
     version = _run((*command, "--version"), COMPILE_SECONDS).stdout
     origin = _digest(repr((source, command, version, platform.machine(), _instruction_sets())).encode())
-    folder = Path(platformdirs.user_cache_dir("specprof")) / "native"
+    folder = Path(os.path.realpath(platformdirs.user_cache_dir("specprof"))) / "native"
     for kept in _kept(folder, origin):
         with contextlib.suppress(OSError):  # on a disk where nothing may be run
             return _load(kept)
@@ -112,7 +113,7 @@ def _name(origin: str, content: bytes) -> str:
 
 def _kept(folder: Path, origin: str) -> Iterator[Path]:
     """What is in the cache, whole, and could have been written by nobody else."""
-    if _is_own(folder):
+    if _is_own(folder) and all(map(_stays, folder.parents)):
         # Loading a file that was cut short kills the process: its name says what it has to hold.
         yield from (path for path in sorted(folder.glob(f"native-{origin}-*.so")) if _is_whole(path, origin))
 
@@ -131,6 +132,16 @@ def _is_own(path: Path) -> bool:
     except OSError:
         return False
     return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _stays(folder: Path) -> bool:
+    """Whether nobody else can put another folder in the place of ours in this one, between a look and the next."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return False
+    in_place = not found.st_mode & stat.S_IWOTH or found.st_mode & stat.S_ISVTX
+    return found.st_uid in (0, os.getuid()) and bool(in_place)
 
 
 def _keep(made: Path, folder: Path, origin: str) -> None:
@@ -199,7 +210,7 @@ def _load(path: Path) -> Library:
     pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
     forward, greedy = code.native_forward, code.native_greedy
     forward.argtypes = [pointer, pointer, *(int32,) * 4, pointer, int64, pointer, pointer, pointer, int32]
-    greedy.argtypes = [pointer, pointer, int32, int32, pointer, int64, pointer, pointer, pointer, int32, pointer]
+    greedy.argtypes = [pointer, pointer, int32, int32, pointer, int64, *(pointer,) * 3, int32, pointer, pointer]
     return Library(
         forward,
         greedy,

@@ -1,14 +1,16 @@
-"""Numbers as text, the same in every table and report. None is a dash."""
+"""Numbers as text, the same in every table, page and sentence. None is a dash."""
 
 from __future__ import annotations
 
-from specprof.profiling.comparison import Speedup
-from specprof.profiling.comparison import counted as count
 from specprof.profiling.metrics import BYTES_PER_MB
-
-__all__ = ["DASH", "count", "fixed", "interval", "megabytes", "milliseconds", "percent", "rate", "times"]
+from specprof.profiling.speedup import Speedup
 
 DASH = "-"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 prompt``, ``2 prompts``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def fixed(value: float | None, digits: int = 2) -> str:

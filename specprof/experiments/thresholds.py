@@ -7,22 +7,16 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from specprof.errors import ThresholdError, UsageError
 
 if TYPE_CHECKING:
-    from specprof.experiments.difference import Contrasts, Difference, Estimate
+    from specprof.experiments.difference import Contrasts
+    from specprof.experiments.quantities import Difference, Estimate
 
-QUANTITIES = {
-    "speedup": "over plain decoding",
-    "sd_tokens_per_second": "of speculative decoding",
-    "ar_tokens_per_second": "of plain decoding",
-    "acceptance_length": "tokens per round",
-    "acceptance_rate": "accepted over drafted tokens",
-}
+QUANTITIES = ("speedup", "sd_tokens_per_second", "ar_tokens_per_second", "acceptance_length", "acceptance_rate")
+"""What a :class:`~specprof.experiments.quantities.Difference` tells, the weightiest first."""
 AFTER = "_after"
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -30,32 +24,9 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_NAMES = f"{', '.join(QUANTITIES)}: B over A, 0.97 is 3 % less; or with {AFTER}: what B has, as speedup{AFTER}<1.2"
+NAMES = f"{', '.join(QUANTITIES)}: B over A, 0.97 is 3 % less; or with {AFTER}: what B has, as speedup{AFTER}<1.2"
 _EXPRESSION = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([^\s%]+)\s*(%?)\s*")
 _SHOWN = 6
-
-FailIf = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fail-if",
-        metavar="EXPR",
-        help=f"Exit with 8 if this holds, as 'speedup<0.97'; may be repeated. Names: {_NAMES}. "
-        "Operators: < <= > >=. 97% is 0.97.",
-    ),
-]
-Certain = Annotated[
-    bool, typer.Option("--certain", help="--fail-if: only where the whole 95 % interval is beyond the threshold.")
-]
-EachDomain = Annotated[
-    bool, typer.Option("--each-domain", help="--fail-if: judge every domain too, not only all prompts together.")
-]
-AllowMachineMismatch = Annotated[
-    bool,
-    typer.Option(
-        "--allow-machine-mismatch",
-        help="Compare although the hardware differs: speedups and acceptance; tokens/s are shown, and mean little.",
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +107,6 @@ def judged(
     thresholds: Sequence[Threshold], found: Contrasts, *, certain: bool = False, each_domain: bool = False
 ) -> list[Judged]:
     """Every threshold beside every draft length, of all prompts together; ``each_domain``: of each domain too."""
-    from specprof.reports.difference import label
-
     several = len(found.contrasts) > 1
     verdicts = []
     for threshold in thresholds:
@@ -145,7 +114,7 @@ def judged(
             for row in contrast.differences:
                 if row.domain is None or each_domain:
                     estimate = threshold.estimate(row)
-                    where = f"{contrast.after.title}, {label(row)}" if several else label(row)
+                    where = f"{contrast.after.title}, {row.label}" if several else row.label
                     if contrast.other_hardware and "tokens_per_second" in threshold.name:
                         where += " (different machines)"
                     crossed = threshold.crossed(estimate, certain=certain)
@@ -194,7 +163,7 @@ def _parsed(text: str) -> Threshold:
         raise UsageError(f"--fail-if {text!r} is not NAME < NUMBER", "for example 'speedup<0.97'; also <= > >=")
     name, sign, digits, percent = match.groups()
     if name.removesuffix(AFTER) not in QUANTITIES:
-        raise UsageError(f"--fail-if {text!r}: there is no {name!r}", f"names: {_NAMES}")
+        raise UsageError(f"--fail-if {text!r}: there is no {name!r}", f"names: {NAMES}")
     try:
         number = float(digits) / (100 if percent else 1)
     except ValueError:
