@@ -24,8 +24,8 @@ from specprof.experiments.arms import Arms, load_arms
 from specprof.experiments.config import RunConfig
 from specprof.experiments.run import encode_prompts, request_for, warm_shapes
 from specprof.models.registry import get_pair
+from specprof.profiling.acceptance import AcceptanceCounts
 from specprof.profiling.events import Round
-from specprof.profiling.metrics import AcceptanceCounts
 
 TRANSLATING = ("restrict", "proposed", "laws", "context", "settle")
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from specprof.errors import SpecprofError
-from specprof.models.slab_attention import AttentionChoice, SlabAttention, SlabRows, candidates, explicit
+from specprof.models.attention_choice import CANDIDATES, AttentionChoice
+from specprof.models.slab_attention import SlabAttention, SlabRows, explicit
 
 Work = Callable[[], object]
 Rows = list[dict[str, Any]]
@@ -117,7 +118,7 @@ def attention_times(
             positions = torch.arange(length - width, length, device=device)
             rows64 = SlabRows(positions, length, torch.float64)
             exact = explicit(q.double(), keys.double(), values.double(), rows64, None, dim**-0.5)
-            attentions: dict[str, SlabAttention] = {**candidates(), "choice": AttentionChoice()}
+            attentions: dict[str, SlabAttention] = {**CANDIDATES, "choice": AttentionChoice()}
             for name, attend in attentions.items():
                 # Masks are built once per pass, which has many layers: they are no part of this.
                 where = SlabRows(positions, length, dtype)

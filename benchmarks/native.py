@@ -17,6 +17,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -148,6 +149,41 @@ def speeds(num_prompts: int, length: int, repetitions: int) -> tuple[dict[str, d
     return rows, differing
 
 
+def measure(context: int, num_prompts: int, length: int, repetitions: int) -> dict[str, Any]:
+    """The document."""
+    by_model, by_draft = {model: passes(model, context) for model in MODELS}, drafts(context)
+    by_arm, differing = speeds(num_prompts, length, repetitions)
+    return {
+        "schema": "specprof.benchmark.native/1",
+        "pass_microseconds": by_model,
+        "draft_microseconds": by_draft,
+        "tokens_per_second": by_arm,
+        "outputs_that_differ": differing,
+        "context": context,
+        "prompts": num_prompts,
+        "max_new_tokens": length,
+        "machine": machine.describe(),
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    lines: list[str] = []
+    for model, by_step in document["pass_microseconds"].items():
+        lines.append(f"{f'{model}, us a pass':<30}" + "".join(f"{f'{width} tok':>9}" for width in WIDTHS))
+        lines += [f"{name:<30}" + "".join(f"{row[width]:>9.0f}" for width in WIDTHS) for name, row in by_step.items()]
+        lines.append("")
+    lines.append(f"draft, us for {DRAFTED} tokens")
+    lines += [f"{name:<30}{spent:>9.0f}" for name, spent in document["draft_microseconds"].items()]
+    lines += ["", f"{'decode, tokens/s':<30}{'PyTorch':>9}{'C':>9}{'ratio':>9}"]
+    for arm, rates in document["tokens_per_second"].items():
+        lines.append(f"{arm:<30}{rates['own']:>9.0f}{rates['native']:>9.0f}{rates['native'] / rates['own']:>8.2f}x")
+    lines.append(
+        f"after {document['context']} tokens of context, and {document['prompts']} prompts x "
+        f"{document['max_new_tokens']} tokens; outputs that differ: {document['outputs_that_differ']}"
+    )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--context", type=int, default=300)
@@ -159,36 +195,8 @@ def main() -> None:
     why = wrapped("tiny_dev/target", "auto").why_not_native
     if why is not None:
         sys.exit(f"there is nothing to compare: {why}")
-
-    by_model, by_draft = {model: passes(model, args.context) for model in MODELS}, drafts(args.context)
-    by_arm, differing = speeds(args.prompts, args.max_new_tokens, args.reps)
-    if args.json:
-        document = {
-            "schema": "specprof.benchmark.native/1",
-            "pass_microseconds": by_model,
-            "draft_microseconds": by_draft,
-            "tokens_per_second": by_arm,
-            "outputs_that_differ": differing,
-            "context": args.context,
-            "machine": machine.describe(),
-        }
-        print(json.dumps(document, indent=2))
-        return
-    for model, by_step in by_model.items():
-        print(f"{f'{model}, us a pass':<30}" + "".join(f"{f'{width} tok':>9}" for width in WIDTHS))
-        for name, row in by_step.items():
-            print(f"{name:<30}" + "".join(f"{row[width]:>9.0f}" for width in WIDTHS))
-        print()
-    print(f"{'draft, us for 4 tokens':<30}")
-    for name, spent in by_draft.items():
-        print(f"{name:<30}{spent:>9.0f}")
-    print(f"\n{'decode, tokens/s':<30}{'PyTorch':>9}{'C':>9}{'ratio':>9}")
-    for arm, rates in by_arm.items():
-        print(f"{arm:<30}{rates['own']:>9.0f}{rates['native']:>9.0f}{rates['native'] / rates['own']:>8.2f}x")
-    print(
-        f"after {args.context} tokens of context, and {args.prompts} prompts x {args.max_new_tokens} tokens; ", end=""
-    )
-    print(f"outputs that differ: {differing}")
+    document = measure(args.context, args.prompts, args.max_new_tokens, args.reps)
+    print(json.dumps(document, indent=2) if args.json else table(document))
 
 
 if __name__ == "__main__":

@@ -187,16 +187,11 @@ def cpu_seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=6)
-    parser.add_argument("--threads", type=int, help="of the engine; default: its own choice")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-
+def measure(repetitions: int, engine_threads: int | None) -> dict[str, Any]:
+    """The document."""
     cores = len(os.sched_getaffinity(0))
-    threads = arguments.threads or max(1, cores - 1)
-    options = [] if arguments.threads is None else ["--threads", str(arguments.threads)]
+    threads = engine_threads or max(1, cores - 1)
+    options = [] if engine_threads is None else ["--threads", str(engine_threads)]
     bare: dict[str, list[dict[str, float]]] = {"as many threads": [], "PyTorch's threads": []}
     seen: list[tuple[dict[str, float], dict[str, float]]] = []
     turns: list[Callable[[], None]] = [
@@ -204,48 +199,64 @@ def main() -> None:
         lambda: seen.append(watched(options)),
         lambda: bare["PyTorch's threads"].append(without([])),
     ]
-    for repetition in range(arguments.repetitions):
+    for repetition in range(repetitions):
         for turn in turns if repetition % 2 == 0 else reversed(turns):
             turn()
             print(".", end="", flush=True, file=sys.stderr)
     print(file=sys.stderr)
-    ratios = {
-        name: {arm: [shown[arm] / each[arm] for each, (shown, _) in zip(alone, seen, strict=True)] for arm in ARMS}
-        for name, alone in bare.items()
-    }
-    keys, memory = reactions(options), replayed_memory()
-    document: dict[str, Any] = {
+    keys = reactions(options)
+    return {
         "machine": machine.describe(),
+        "cores": cores,
         "threads": threads,
         "tokens_per_second_watched": {arm: statistics.median(each[arm] for each, _ in seen) for arm in ARMS},
         "tokens_per_second_alone": {
             name: {arm: statistics.median(each[arm] for each in alone) for arm in ARMS} for name, alone in bare.items()
         },
-        "watched_over_alone": ratios,
+        "watched_over_alone": {
+            name: {arm: [shown[arm] / each[arm] for each, (shown, _) in zip(alone, seen, strict=True)] for arm in ARMS}
+            for name, alone in bare.items()
+        },
         "cpu_share": statistics.median(cost["cpu_share"] for _, cost in seen),
         "first_paint_seconds": statistics.median(cost["first_paint_seconds"] for _, cost in seen),
         "reaction_seconds_median": statistics.median(keys),
         "reaction_seconds_worst": max(keys),
-        "replay_memory_bytes": memory,
+        "replay_memory_bytes": replayed_memory(),
     }
-    if arguments.json:
-        print(json.dumps(document, indent=2))
-        return
+
+
+def table(document: dict[str, Any]) -> str:
+    threads, memory = document["threads"], document["replay_memory_bytes"]
     beside = "1 thread" if threads == 1 else f"{threads} threads"
-    print(f"{cores} cores, {beside} beside the interface; tokens/s, and watched over alone: median (each)")
-    for name in bare:
-        print(f"specprof run, {name}:")
-        for arm, each in ratios[name].items():
-            print(
-                f"  {arm}  {document['tokens_per_second_alone'][name][arm]:.0f} alone, "
-                f"{document['tokens_per_second_watched'][arm]:.0f} watched: {statistics.median(each):.3f} "
-                f"({', '.join(f'{ratio:.3f}' for ratio in sorted(each))})"
+    lines = [
+        f"{document['cores']} cores, {beside} beside the interface; tokens/s, and watched over alone: median (each)"
+    ]
+    for name, alone in document["tokens_per_second_alone"].items():
+        lines.append(f"specprof run, {name}:")
+        for arm, ratios in document["watched_over_alone"][name].items():
+            lines.append(
+                f"  {arm}  {alone[arm]:.0f} alone, {document['tokens_per_second_watched'][arm]:.0f} watched: "
+                f"{statistics.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in sorted(ratios))})"
             )
-    print(f"interface: {document['cpu_share'] * 100:.0f} % of one core")
-    print(f"first picture after {document['first_paint_seconds']:.2f} s")
-    print(f"key to reaction: median {statistics.median(keys) * 1e3:.0f} ms, worst {max(keys) * 1e3:.0f} ms")
     early, late = (memory[place] / 2**20 for place in (len(memory) // 4, -1))
-    print(f"memory of a long replay: {early:.0f} MiB after a quarter, {late:.0f} at the end")
+    median, worst = (document[f"reaction_seconds_{which}"] * 1e3 for which in ("median", "worst"))
+    lines += [
+        f"interface: {document['cpu_share'] * 100:.0f} % of one core",
+        f"first picture after {document['first_paint_seconds']:.2f} s",
+        f"key to reaction: median {median:.0f} ms, worst {worst:.0f} ms",
+        f"memory of a long replay: {early:.0f} MiB after a quarter, {late:.0f} at the end",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=6)
+    parser.add_argument("--threads", type=int, help="of the engine; default: its own choice")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    document = measure(arguments.repetitions, arguments.threads)
+    print(json.dumps(document, indent=2) if arguments.json else table(document))
 
 
 if __name__ == "__main__":

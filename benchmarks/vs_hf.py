@@ -17,10 +17,11 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
+from typing import Any
 
-import torch
+from hf_generate import drafting, generate, without_end
 
 from specprof.data.prompts import builtin, encode
 from specprof.decoding.autoregressive import AutoregressiveDecoder
@@ -32,38 +33,84 @@ from specprof.profiling import machine
 
 NEVER_STOPS: frozenset[int] = frozenset()
 Generate = Callable[[list[int]], list[int]]
+Arm = tuple[str, str]
+"""``AR`` or ``K = 4``, and whose: ``hf`` or ``ours``."""
 
 
-def hugging_face(target: object, draft: object | None, k: int, length: int) -> Generate:
-    """``generate``, plain or assisted, for a fixed number of tokens.
+def hugging_face(target: Any, draft: Any | None, k: int, length: int) -> Generate:
+    """``generate``, plain or assisted, for a fixed number of tokens."""
 
-    The assistant's settings are read from the assistant's own generation config, end-of-sequence too.
-    """
-    target = copy.deepcopy(target)
-    target.generation_config.eos_token_id = None  # type: ignore[attr-defined]
-    options: dict[str, object] = {}
-    if draft is not None:
-        draft = copy.deepcopy(draft)
-        config = draft.generation_config  # type: ignore[attr-defined]
-        config.eos_token_id = None
-        config.num_assistant_tokens = k
-        config.num_assistant_tokens_schedule = "constant"
-        config.assistant_confidence_threshold = 0.0
-        options["assistant_model"] = draft
+    def plain(prompt: list[int]) -> list[int]:
+        with without_end(target):
+            return generate(target, prompt, length)
 
-    def generate(prompt: list[int]) -> list[int]:
-        ids = torch.tensor([prompt])
-        output = target.generate(  # type: ignore[attr-defined]
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False, pad_token_id=0, **options
-        )
-        tokens: list[int] = output[0, len(prompt) :].tolist()
-        return tokens
+    def assisted(prompt: list[int]) -> list[int]:
+        with without_end(target, draft), drafting(draft, k):
+            return generate(target, prompt, length, assistant_model=draft)
 
-    return generate
+    return plain if draft is None else assisted
 
 
 def ours(decoder: AutoregressiveDecoder | SpeculativeDecoder, length: int) -> Generate:
     return lambda prompt: decoder.generate(prompt, length, stop_ids=NEVER_STOPS).generated_ids
+
+
+def arms(length: int, ks: Sequence[int]) -> tuple[dict[Arm, Generate], ModelWrapper]:
+    """Every arm of both sides, and our target."""
+    target_model, tokenizer = load_model("tiny_dev/target", "float32", "cpu")
+    draft_model, _ = load_model("tiny_dev/draft", "float32", "cpu")
+    # The own forward fuses projections in the models it is given; Hugging Face gets untouched copies.
+    theirs, their_draft = copy.deepcopy(target_model), copy.deepcopy(draft_model)
+    target, draft = ModelWrapper(target_model, tokenizer), ModelWrapper(draft_model, tokenizer)
+    found: dict[Arm, Generate] = {
+        ("AR", "hf"): hugging_face(theirs, None, 0, length),
+        ("AR", "ours"): ours(AutoregressiveDecoder(target), length),
+    }
+    for k in ks:
+        found[f"K = {k}", "hf"] = hugging_face(theirs, their_draft, k, length)
+        found[f"K = {k}", "ours"] = ours(SpeculativeDecoder(target, DraftModel(draft), k), length)
+    return found, target
+
+
+def measure(length: int, ks: Sequence[int], num_prompts: int, repetitions: int) -> dict[str, Any]:
+    """The document: tokens per second of every arm, and how many outputs differ."""
+    runs, target = arms(length, ks)
+    prompts = [encode(prompt, target.tokenizer) for prompt in builtin().take(num_prompts)]
+    seconds: dict[Arm, list[list[float]]] = {arm: [[] for _ in prompts] for arm in runs}
+    differing = 0
+    for repetition in range(repetitions + 1):
+        for index, prompt in enumerate(prompts):
+            outputs = []
+            for arm, run in runs.items():
+                begin = perf_counter()
+                outputs.append(run(prompt))
+                if repetition:  # the first is warm-up
+                    seconds[arm][index].append(perf_counter() - begin)
+            differing += any(output != outputs[0] for output in outputs)
+        print(f"repetition {repetition} of {repetitions}", file=sys.stderr)
+    rates = {arm: length * len(prompts) / math.fsum(map(statistics.median, times)) for arm, times in seconds.items()}
+    rows = {name: {"hf": rates[name, "hf"], "ours": rates[name, "ours"]} for name, side in runs if side == "ours"}
+    return {
+        "schema": "specprof.benchmark.vs_hf/1",
+        "tokens_per_second": {name: row | {"ratio": row["ours"] / row["hf"]} for name, row in rows.items()},
+        "prompts": len(prompts),
+        "max_new_tokens": length,
+        "repetitions": repetitions,
+        "outputs_that_differ": differing,
+        "linear": target.linear_forms,
+        "machine": machine.describe(),
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    lines = [f"{'tokens/s':<10}{'generate':>12}{'specprof':>12}{'ratio':>9}"]
+    for name, row in document["tokens_per_second"].items():
+        lines.append(f"{name:<10}{row['hf']:>12.0f}{row['ours']:>12.0f}{row['ratio']:>8.2f}x")
+    lines.append(
+        f"{document['prompts']} prompts x {document['max_new_tokens']} tokens, {document['repetitions']} repetitions; "
+        f"outputs that differ: {document['outputs_that_differ']}"
+    )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -74,70 +121,9 @@ def main() -> None:
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-
-    target_model, tokenizer = load_model("tiny_dev/target", "float32", "cpu")
-    draft_model, _ = load_model("tiny_dev/draft", "float32", "cpu")
-    # The own forward fuses projections in the models it is given; Hugging Face gets untouched copies.
-    reference_target, reference_draft = copy.deepcopy(target_model), copy.deepcopy(draft_model)
-    target, draft = ModelWrapper(target_model, tokenizer), ModelWrapper(draft_model, tokenizer)
-    prompts = [encode(prompt, tokenizer) for prompt in builtin().take(args.prompts)]
-    length: int = args.max_new_tokens
-
-    pairs = {
-        "AR": (
-            hugging_face(reference_target, None, 0, length),
-            ours(AutoregressiveDecoder(target), length),
-        )
-    }
-    for k in map(int, args.k.split(",")):
-        pairs[f"K = {k}"] = (
-            hugging_face(reference_target, reference_draft, k, length),
-            ours(SpeculativeDecoder(target, DraftModel(draft), k), length),
-        )
-    arms = {(name, side): run for name, both in pairs.items() for side, run in zip(("hf", "ours"), both, strict=True)}
-
-    seconds: dict[tuple[str, str], list[list[float]]] = {arm: [[] for _ in prompts] for arm in arms}
-    differing = 0
-    for repetition in range(args.reps + 1):
-        for index, prompt in enumerate(prompts):
-            outputs = []
-            for arm, run in arms.items():
-                begin = perf_counter()
-                outputs.append(run(prompt))
-                if repetition:  # the first is warm-up
-                    seconds[arm][index].append(perf_counter() - begin)
-            differing += any(output != outputs[0] for output in outputs)
-        print(f"repetition {repetition} of {args.reps}", file=sys.stderr)
-
-    def rate(arm: tuple[str, str]) -> float:
-        return length * len(prompts) / math.fsum(statistics.median(times) for times in seconds[arm])
-
-    rows = {
-        name: {
-            "hf": rate((name, "hf")),
-            "ours": rate((name, "ours")),
-            "ratio": rate((name, "ours")) / rate((name, "hf")),
-        }
-        for name in pairs
-    }
-    if args.json:
-        document = {
-            "schema": "specprof.benchmark.vs_hf/1",
-            "tokens_per_second": rows,
-            "prompts": len(prompts),
-            "max_new_tokens": length,
-            "repetitions": args.reps,
-            "outputs_that_differ": differing,
-            "linear": target.linear_forms,
-            "machine": machine.describe(),
-        }
-        print(json.dumps(document, indent=2))
-    else:
-        print(f"{'tokens/s':<10}{'generate':>12}{'specprof':>12}{'ratio':>9}")
-        for name, row in rows.items():
-            print(f"{name:<10}{row['hf']:>12.0f}{row['ours']:>12.0f}{row['ratio']:>8.2f}x")
-        print(f"{len(prompts)} prompts x {length} tokens, {args.reps} repetitions; outputs that differ: {differing}")
-    sys.exit(1 if differing else 0)
+    document = measure(args.max_new_tokens, tuple(map(int, args.k.split(","))), args.prompts, args.reps)
+    print(json.dumps(document, indent=2) if args.json else table(document))
+    sys.exit(1 if document["outputs_that_differ"] else 0)
 
 
 if __name__ == "__main__":

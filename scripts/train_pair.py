@@ -24,7 +24,7 @@ import typer
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from specprof.profiling.comparison import loops
+from specprof.profiling.caveats import loops
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -53,6 +53,7 @@ Mlp = Annotated[int, typer.Option(min=1, help="Width of the MLP.")]
 Rate = Annotated[
     float, typer.Option(help="Learning rate of the matrices (Muon); the embedding has half of it (AdamW).")
 ]
+Seed = Annotated[int, typer.Option(help="Of the choice of text: another one for a run that goes on from an earlier.")]
 Compile = Annotated[
     bool, typer.Option(help="Fuse operations with torch.compile: half a minute, then 1.1 to 1.2x as fast.")
 ]
@@ -113,6 +114,7 @@ def target(
     mlp: Mlp = 672,
     begin_with: From = None,
     rate: Rate = 2e-3,
+    seed: Seed = 1,
     compiled: Compile = True,
     every: Every = 60.0,
 ) -> None:
@@ -120,7 +122,7 @@ def target(
     place = Workplace(out, corpus)
     tokenizer = place.tokenizer(BYTE_LEVEL)
     model = beginning(begin_with, tokenizer, layers, width, heads, mlp)
-    learning, batch = Surprised(network.Network(model)), place.windows(BYTE_LEVEL, 1).batch
+    learning, batch = Surprised(network.Network(model)), place.windows(BYTE_LEVEL, seed).batch
     fit(place, "target", BYTE_LEVEL, model, learning, batch, tokens, rate, compiled=compiled, every=every)
 
 

@@ -96,10 +96,10 @@ class Continuation:
     text: str
 
 
-def continuations(target: Path, num_tokens: int, temperature: float) -> Iterator[Continuation]:
-    """Of every packaged prompt, in order, as plain decoding with seed 0 writes it."""
+def continuations(target: Path, num_tokens: int, temperature: float, every: int = 1) -> Iterator[Continuation]:
+    """Of every packaged prompt, or one in ``every``, in order, as plain decoding with seed 0 writes it."""
     model = ModelWrapper(*load_model(str(target), "float32", "cpu"))
-    for prompt in builtin():
+    for prompt in builtin().get_all()[::every]:
         ids = encode(prompt, model.tokenizer)
         tokens = AutoregressiveDecoder(model).generate(ids, num_tokens, temperature).generated_ids
         yield Continuation(prompt, tuple(tokens), model.tokenizer.decode(tokens))

@@ -1,4 +1,4 @@
-"""Hugging Face's ``generate`` as a reference arm: seconds a token, and of assisted generation seconds a round."""
+"""Hugging Face's ``generate`` as a reference arm, doing the same work as ours: greedy, a fixed length, K drafted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,27 @@ def without_end(*models: Any) -> Iterator[None]:
             model.generation_config.eos_token_id = token
 
 
-def _generate(model: Any, prompt: list[int], length: int, **options: Any) -> list[int]:
+@contextmanager
+def drafting(draft: Any, k: int) -> Iterator[None]:
+    """The assistant drafts exactly k tokens, which it reads from its own generation config."""
+    settings = {
+        "num_assistant_tokens": k,
+        "num_assistant_tokens_schedule": "constant",
+        "assistant_confidence_threshold": 0.0,
+    }
+    config = draft.generation_config
+    before = {name: getattr(config, name) for name in settings}
+    for name, value in settings.items():
+        setattr(config, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+def generate(model: Any, prompt: list[int], length: int, **options: Any) -> list[int]:
+    """The tokens, ``length`` of them where no model may end a text: see :func:`without_end`."""
     ids = torch.tensor([prompt], device=model.device)
     output = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False, pad_token_id=0, **options
@@ -53,7 +73,7 @@ def seconds_per_token(model: Any, prompt: list[int], length: int, **options: Any
     """Of plain decoding after the first token; ``cache_implementation="static"`` is compiled on CUDA."""
     clock = _Clock()
     with without_end(model):
-        _generate(model, prompt, length, streamer=clock, **options)
+        generate(model, prompt, length, streamer=clock, **options)
     first, *_, last = clock.arrivals[1:]  # the first to arrive is the prompt
     return (last - first) / (len(clock.arrivals) - 2)
 
@@ -62,28 +82,15 @@ def assisted(target: Any, draft: Any, prompt: list[int], length: int, k: int) ->
     """Median seconds of a round of assisted generation that drafts exactly k tokens, from one round's begin to the
     next one's, and the tokens generated.
 
-    The assistant's settings are read from the assistant's own generation config. The first round has both prefills in
-    it, and the last ones may be shorter: neither counts. With random weights next to nothing is accepted; what a round
-    costs hardly depends on that.
+    The first round has both prefills in it, and the last ones may be shorter: neither counts. With random weights next
+    to nothing is accepted; what a round costs hardly depends on that.
     """
-    config = draft.generation_config
-    kept = {name: getattr(config, name) for name in _SETTINGS}
-    config.num_assistant_tokens = k
-    config.num_assistant_tokens_schedule = "constant"
-    config.assistant_confidence_threshold = 0.0
-    try:
-        with without_end(target, draft), _recorded() as rounds:
-            tokens = _generate(target, prompt, length, assistant_model=draft)
-    finally:
-        for name, value in kept.items():
-            setattr(config, name, value)
+    with without_end(target, draft), drafting(draft, k), _recorded() as rounds:
+        tokens = generate(target, prompt, length, assistant_model=draft)
     spans = [
         after["begin"] - round["begin"] for round, after in itertools.pairwise(rounds[1:]) if round["drafted"] == k
     ]
     return statistics.median(spans), tokens
-
-
-_SETTINGS = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
 
 
 @contextmanager
