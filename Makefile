@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-all check format bench wheel clean distclean
+.PHONY: help install run test test-slow test-all fuzz soak check format bench wheel clean distclean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ install: $(INSTALLED) ## Make the environment: specprof, editable, with the test
 run: $(INSTALLED) ## Run specprof on the packaged pair: speculative against plain decoding
 	@$(BIN)/specprof run $(ARGS)
 
+# Compiled files are kept, whatever the environment says: without them every process compiles all tests and the code.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Several processes, and in each one thread: the tests' models are too small to share among threads.
 test: $(INSTALLED) ## Run the tests, without the slow ones
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal $(ARGS)
@@ -30,6 +33,12 @@ test-slow: $(INSTALLED) ## Run the slow tests only
 
 test-all: $(INSTALLED) ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(INSTALLED) ## Random command lines and files: make fuzz ARGS='--cases 5000 --seed 7'
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(ARGS)
+
+soak: $(INSTALLED) ## 200,000 rounds: does memory stay flat, does the pace, do the clocks?
+	@$(BIN)/python benchmarks/soak.py $(ARGS)
 
 check: $(INSTALLED) ## Lint, formatting, types, and who may import whom
 	@$(BIN)/ruff check .
@@ -52,7 +61,7 @@ wheel: $(INSTALLED) ## Build the wheel into dist/ and check that it is complete 
 
 clean: ## Remove caches and what was built
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	@find commands reports tui specprof tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find commands reports tui specprof tests benchmarks examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environment as well
 	@if [ -e $(INSTALLED) ]; then rm -rf $(VENV); fi
