@@ -12,6 +12,7 @@ from specprof.errors import UsageError
 
 if TYPE_CHECKING:
     from specprof.experiments.results import Contents
+    from specprof.experiments.saved_runs import SavedRun
     from specprof.experiments.study import Study
 
 
@@ -40,26 +41,27 @@ def newest(directory: Path) -> list[Study]:
         UsageError: there is neither.
     """
     from specprof.experiments.results import FILE_NAME
-    from specprof.experiments.saved_runs import read_run
+    from specprof.experiments.saved_runs import read_run, saved_runs
     from specprof.experiments.study import of_run
 
-    store, runs = directory / FILE_NAME, _complete(directory)
-    if store.is_file() and (not runs or store.stat().st_mtime > runs[-1].stat().st_mtime):
+    store, runs = directory / FILE_NAME, saved_runs(directory)
+    ended = [run for run in runs if run.complete]
+    if store.is_file() and (not ended or store.stat().st_mtime > ended[-1].path.stat().st_mtime):
         return _sweep(directory)
-    return [of_run(read_run(_last(runs, directory)))]
+    return [of_run(read_run(_last(runs, directory).path))]
 
 
 def _named(name: str, directory: Path) -> tuple[tuple[str, ...], list[Study]]:
     """Where it comes from, which tells one from another, and what it is."""
     from specprof.commands.results import named
     from specprof.experiments.results import FILE_NAME
-    from specprof.experiments.saved_runs import SavedRun, read_run
+    from specprof.experiments.saved_runs import SavedRun, read_run, saved_runs
     from specprof.experiments.study import of_run, of_sweep
 
     path = Path(name)
     if os.path.isdir(name):
         store = path / FILE_NAME
-        path = store if store.is_file() else _last(_complete(path), path)
+        path = store if store.is_file() else _last(saved_runs(path), path).path
     if os.path.isfile(path):
         found_there = _sweep(path.parent) if path.name == FILE_NAME else [of_run(read_run(path))]
         return (str(path.resolve()),), found_there
@@ -80,21 +82,15 @@ def _named(name: str, directory: Path) -> tuple[tuple[str, ...], list[Study]]:
     return key, studies
 
 
-def _complete(directory: Path) -> list[Path]:
-    """Runs that came to their end, the oldest first."""
-    from specprof.experiments.saved_runs import saved_runs
-
-    return [run.path for run in saved_runs(directory) if run.complete]
-
-
-def _last(runs: Sequence[Path], directory: Path) -> Path:
-    from specprof.experiments.saved_runs import saved_runs
-
+def _last(runs: Sequence[SavedRun], directory: Path) -> SavedRun:
+    """The last that came to its end, of those of a directory, the oldest first; a later one without is told of."""
+    for run in reversed(runs):
+        if run.complete:
+            if run is not runs[-1]:
+                LOG.warning("%s was interrupted, or is still going on: this is %s", runs[-1].run_id, run.run_id)
+            return run
     if runs:
-        return runs[-1]
-    interrupted = saved_runs(directory)
-    if interrupted:
-        hint = f"name one that was interrupted, for instance {interrupted[-1].run_id}"
+        hint = f"name one that was interrupted, for instance {runs[-1].run_id}"
     else:
         hint = "make one with `specprof run`, or name the directory that has it (--results-dir)"
     raise UsageError(f"there is no complete run in {directory}", hint)

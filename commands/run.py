@@ -222,7 +222,8 @@ def run(
         if trace is not None:
             from specprof.profiling.trace import trace_file
 
-            sinks.append(stack.enter_context(trace_file(trace, decode=arms.tokenizer.decode)))
+            kept = None if file is None else file.path
+            sinks.append(stack.enter_context(trace_file(trace, decode=arms.tokenizer.decode, kept=kept)))
         bar = stack.enter_context(narration.progress("measuring", total, shown=bars and not verbose))
         sinks.append(lambda event: bar.advance() if isinstance(event, PromptEnded) else None)
         sinks.append(lambda event: ended.append(event) if isinstance(event, RunEnded) else None)
@@ -235,8 +236,8 @@ def run(
                 results.append(result)
                 LOG.debug("%s, repetition %d: %s", result.prompt_id, result.repetition, result.summary())
         except KeyboardInterrupt:
-            kept = "" if file is None or not file.path.exists() else f"; what was finished is in {file.path}"
-            LOG.warning("interrupted%s", kept)
+            finished = "" if file is None or not file.path.exists() else f"; what was finished is in {file.path}"
+            LOG.warning("interrupted%s", finished)
             raise
 
     comparison = compare(

@@ -117,6 +117,15 @@ def test_an_interrupted_run_by_its_name() -> None:
     assert names(OLD) == [OLD]
 
 
+def test_a_later_run_that_was_interrupted_is_passed_over_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    keep(OLD)
+    assert [study.name for study in newest(RESULTS)] == [OLD] and not caplog.records
+    keep(NEW, complete=False)
+    for studies in (newest(RESULTS), studies_of(["results"], Path("nowhere"))):
+        assert [study.name for study in studies] == [OLD]
+    assert caplog.messages == [f"{NEW} was interrupted, or is still going on: this is {OLD}"] * 2
+
+
 def test_a_sweep_by_its_directory_or_its_file(store: Path) -> None:
     assert (
         names("results") == names("results/") == names(str(store)) == names(str(store.parent.resolve())) == ["results"]

@@ -614,6 +614,14 @@ def test_a_full_disk_is_told_at_the_end_and_the_run_goes_on(num_rounds: int) -> 
     assert len(taken) == 1 + num_rounds
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(("kept", "hint"), [(Path("run.jsonl"), "kept: run.jsonl"), (None, "has room")])
+def test_a_full_disk_says_where_the_measurement_is(kept: Path | None, hint: str) -> None:
+    with pytest.raises(ResourceError) as caught, trace_file(Path("/dev/full"), kept=kept) as sink:
+        sink(prefilled())
+    assert caught.value.hint.endswith(hint)
+
+
 def test_closing_twice_writes_once() -> None:
     out = io.StringIO()
     writer = TraceWriter(out)

@@ -142,14 +142,14 @@ class TraceWriter:
         """End what is still open as interrupted, and the document.
 
         Raises:
-            ResourceError: something could not be written; the file is incomplete.
+            OSError: something could not be written; the file is incomplete.
         """
         if not self._closed:
             self._closed = True
             self._end_all("interrupted")
             self._write(f'\n],"displayTimeUnit":"ms","otherData":{encoded(self._other_data())}}}\n')
         if self._failure is not None:
-            raise _not_written(self._failure) from self._failure
+            raise self._failure
         return self.summary
 
     def _begin(self, event: Prefilled | Round) -> bool:
@@ -342,8 +342,13 @@ class TraceWriter:
 
 
 @contextmanager
-def trace_file(path: Path, *, decode: Decode | None = None, max_events: int = MAX_EVENTS) -> Iterator[TraceWriter]:
+def trace_file(
+    path: Path, *, decode: Decode | None = None, max_events: int = MAX_EVENTS, kept: object = None
+) -> Iterator[TraceWriter]:
     """A sink that writes to a file, compressed if its name ends in ``.gz``, and completes it whatever happens.
+
+    Args:
+        kept: where the measurements are, if they are somewhere: a failure on leaving does not cost them.
 
     Raises:
         ResourceError: the file can't be opened, or (on leaving) not be written.
@@ -362,7 +367,7 @@ def trace_file(path: Path, *, decode: Decode | None = None, max_events: int = MA
             finally:
                 out.close()
         except OSError as error:
-            raise _not_written(error) from error
+            raise _not_written(error, kept) from error
 
 
 def _open(path: Path) -> TextIO:
@@ -371,12 +376,10 @@ def _open(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", newline="\n")
 
 
-def _not_written(error: OSError) -> ResourceError:
+def _not_written(error: OSError, kept: object = None) -> ResourceError:
     where = f" to {error.filename}" if error.filename else ""
-    return ResourceError(
-        f"the trace could not be written{where}: {error.strerror or error}",
-        "name a file in a directory that exists, is writable and has room",
-    )
+    hint = f"what was measured is kept: {kept}" if kept else "name a file in a directory that is writable and has room"
+    return ResourceError(f"the trace could not be written{where}: {error.strerror or error}", hint)
 
 
 def _generation(event: Prefilled | Round | PromptEnded) -> tuple[str, int]:
