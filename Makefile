@@ -29,7 +29,7 @@ test: $(INSTALLED) ## Run the tests, without the slow ones
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-slow: $(INSTALLED) ## Run the slow tests only
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --maxprocesses 2 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(INSTALLED) ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)

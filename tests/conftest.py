@@ -30,6 +30,10 @@ settings.register_profile("continuous", deadline=None, derandomize=True)
 settings.load_profile("continuous" if os.environ.get("CI") else "local")
 
 
+LONGEST = ("test_sweep_faults.py",)
+"""Files that keep a worker for minutes: begun first, none of them is left alone at the end."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--wheel", metavar="FILE", help="check this wheel (test_packaging.py) instead of building one")
     parser.addoption("--snapshot-update", action="store_true", help="draw the pictures in tests/snapshots anew")
@@ -61,6 +65,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked gpu where CUDA is absent; torch is imported only if there is such a test."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return
