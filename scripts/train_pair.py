@@ -54,6 +54,9 @@ Rate = Annotated[
     float, typer.Option(help="Learning rate of the matrices (Muon); the embedding has half of it (AdamW).")
 ]
 Seed = Annotated[int, typer.Option(help="Of the choice of text: another one for a run that goes on from an earlier.")]
+LongFrom = Annotated[
+    float, typer.Option(help="Share of the run after which windows have 1024 tokens, not 256.", min=0.0, max=1.0)
+]
 Compile = Annotated[
     bool, typer.Option(help="Fuse operations with torch.compile: half a minute, then 1.1 to 1.2x as fast.")
 ]
@@ -115,6 +118,7 @@ def target(
     begin_with: From = None,
     rate: Rate = 2e-3,
     seed: Seed = 1,
+    long_from: LongFrom = 0.85,
     compiled: Compile = True,
     every: Every = 60.0,
 ) -> None:
@@ -123,7 +127,7 @@ def target(
     tokenizer = place.tokenizer(BYTE_LEVEL)
     model = beginning(begin_with, tokenizer, layers, width, heads, mlp)
     learning, batch = Surprised(network.Network(model)), place.windows(BYTE_LEVEL, seed).batch
-    fit(place, "target", BYTE_LEVEL, model, learning, batch, tokens, rate, compiled=compiled, every=every)
+    fit(place, "target", BYTE_LEVEL, model, learning, batch, tokens, rate, long_from, compiled=compiled, every=every)
 
 
 @app.command()
@@ -160,6 +164,7 @@ def draft(
     of_own_text: Annotated[
         float, typer.Option(help="Share of batches that the target wrote itself.", min=0.0, max=1.0)
     ] = 0.6,
+    long_from: LongFrom = 0.85,
     compiled: Compile = True,
     every: Every = 60.0,
 ) -> None:
@@ -170,7 +175,7 @@ def draft(
     teacher = network.Network(network.opened(out / "target").requires_grad_(False)).to(place.device)
     batch = text.Mixed(place.own_text(), place.windows(BYTE_LEVEL, 6), of_own_text).batch
     learning = losses.Distillation(network.Network(model), teacher, of_rejections)
-    fit(place, name, BYTE_LEVEL, model, learning, batch, tokens, rate, compiled=compiled, every=every)
+    fit(place, name, BYTE_LEVEL, model, learning, batch, tokens, rate, long_from, compiled=compiled, every=every)
 
 
 @app.command()
@@ -184,6 +189,7 @@ def metaspace(
     mlp: Mlp = 320,
     begin_with: From = None,
     rate: Rate = 4e-3,
+    long_from: LongFrom = 0.85,
     compiled: Compile = True,
     every: Every = 60.0,
 ) -> None:
@@ -193,7 +199,19 @@ def metaspace(
     model = beginning(begin_with, tokenizer, layers, width, heads, mlp)
     batch = text.Mixed(retold(place, tokenizer), place.windows(METASPACE, 7), 0.5).batch
     learning = Surprised(network.Network(model))
-    fit(place, "draft_metaspace", METASPACE, model, learning, batch, tokens, rate, compiled=compiled, every=every)
+    fit(
+        place,
+        "draft_metaspace",
+        METASPACE,
+        model,
+        learning,
+        batch,
+        tokens,
+        rate,
+        long_from,
+        compiled=compiled,
+        every=every,
+    )
 
 
 class Surprised(nn.Module):
@@ -239,12 +257,13 @@ def fit(
     batch: trainer.Batch,
     tokens: float,
     rate: float,
+    long_from: float,
     *,
     compiled: bool,
     every: float,
 ) -> None:
     """Train a model, and save it under its name, in float32, whenever there is something to report."""
-    plan = trainer.Plan(int(tokens), matrices=rate, others=rate / 2)
+    plan = trainer.Plan(int(tokens), long_from=long_from, matrices=rate, others=rate / 2)
     learning.to(place.device)
     loss_of = torch.compile(learning, dynamic=False) if compiled else learning
     folder = place.out / name

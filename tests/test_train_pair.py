@@ -10,6 +10,7 @@ import lzma
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,10 +152,13 @@ def test_metaspace_gives_texts_back(text: str) -> None:
 # --- the network
 
 
-def test_the_forward_for_training_is_the_model_s_own(tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize("attended", [network.fused, network.in_products])
+def test_the_forward_for_training_is_the_model_s_own(attended: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     model, tokens = small(tokenizer), torch.randint(0, 600, (3, 40), generator=torch.Generator().manual_seed(1))
+    training = network.Network(model)
+    training.attended = attended
     with torch.no_grad():
-        ours, theirs = network.Network(model)(tokens), model(tokens).logits
+        ours, theirs = training(tokens), model(tokens).logits
     assert losses.divergence(ours, theirs) < 0.02
     assert losses.divergence(ours[:, :-1], theirs[:, 1:]) > 1, "all tokens alike would hide mistakes"
 

@@ -50,6 +50,8 @@ class Network(nn.Module):
         super().__init__()
         self.model = model
         config = model.config
+        tiles = torch.cpu._is_amx_tile_supported() and not torch.cuda.is_available()
+        self.attended = in_products if tiles else fused
         self.heads, self.eps = config.num_attention_heads, config.rms_norm_eps
         dim = config.hidden_size // self.heads
         frequencies = THETA ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
@@ -77,7 +79,7 @@ class Network(nn.Module):
         queries, keys, values = (
             F.linear(hidden, weights.to(COMPUTED_IN)).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         )
-        mixed = F.scaled_dot_product_attention(self._turned(queries), self._turned(keys), values, is_causal=True)
+        mixed = self.attended(self._turned(queries), self._turned(keys), values)
         return F.linear(mixed.transpose(1, 2).reshape(rows, length, width), attention.o_proj.weight.to(COMPUTED_IN))
 
     def _turned(self, heads: Tensor) -> Tensor:
@@ -85,6 +87,20 @@ class Network(nn.Module):
         cos, sin = self.cos[: heads.shape[2]], self.sin[: heads.shape[2]]
         first, second = heads.float().chunk(2, -1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(COMPUTED_IN)
+
+
+def fused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Causal attention, ``[rows, heads, length, dim]`` each."""
+    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+
+
+def in_products(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The same as two products, for a CPU that multiplies bfloat16 in tiles (AMX). The fused one makes no use of them on
+    the way back: with windows of 256 tokens a step takes a tenth longer."""
+    length, dim = queries.shape[2:]
+    later = torch.ones(length, length, dtype=torch.bool, device=queries.device).triu(1)
+    scores: Tensor = (queries * dim**-0.5) @ keys.mT
+    return torch.matmul(scores.masked_fill(later, float("-inf")).softmax(-1), values)
 
 
 def _mlp(mlp: LlamaMLP, hidden: Tensor) -> Tensor:

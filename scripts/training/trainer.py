@@ -14,8 +14,6 @@ WARM_UP = 50
 """Steps."""
 FALLS_FROM = 0.3
 """Of the run: where the learning rate begins to fall, in a straight line to zero."""
-LONG_FROM = 0.85
-"""Of the run: where windows become long."""
 
 Batch = Callable[[int, int, int], Tensor]
 """``(step, rows, length)`` to tokens ``[rows, length]``, always the same ones for a step."""
@@ -29,23 +27,25 @@ class Plan:
 
     Args:
         tokens: to be trained on in all.
-        rows, length: of a batch until :data:`LONG_FROM`.
-        long: what the length is from then on; the rows become fewer.
+        rows, length: of a batch at first.
+        long: what the length is in the end; the rows become fewer.
+        long_from: of the run, from where on. A model that reads short windows for long forgets what is beyond them.
         matrices: learning rate of the matrices inside the layers, which Muon turns.
         others: that of the embedding and the norms, which AdamW turns.
     """
 
     tokens: int
-    rows: int = 16
+    rows: int = 32
     length: int = 256
     long: int = 1024
+    long_from: float = 0.85
     matrices: float = 2e-3
     others: float = 1e-3
     weight_decay: float = 0.1
 
     def shape(self, done: float) -> tuple[int, int]:
         """Rows and length of the next batch, ``done`` (0 to 1) of the run being over."""
-        if done < LONG_FROM:
+        if done < self.long_from:
             return self.rows, self.length
         return max(1, self.rows * self.length // self.long), self.long
 
