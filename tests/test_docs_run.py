@@ -23,7 +23,7 @@ from specprof.profiling.events import RunStarted
 
 NOT_RUN = {
     r"^(make|pip|pipx|uv|\S*/pip)\b": "makes an environment, from a package index",
-    r"^(hf|ollama|ray|srun|sbatch|docker|export|curl)\b|^head=|^RAY_": "another program, or a cluster",
+    r"^(hf|ollama|ray|srun|sbatch|docker|export|curl|git clone)\b|^head=|^RAY_": "another program, or a cluster",
     r"#SBATCH": "Slurm",
     r"GITHUB_STEP_SUMMARY": "GitHub",
     r"^python -m pytest": "the tests themselves",
