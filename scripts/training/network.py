@@ -95,8 +95,8 @@ def fused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def in_products(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The same as two products, for a CPU that multiplies bfloat16 in tiles (AMX). The fused one makes no use of them on
-    the way back: with windows of 256 tokens a step takes a tenth longer."""
+    """The same as two products, for a CPU that multiplies bfloat16 in tiles (AMX). The fused one makes no use of them
+    on the way back: with windows of 256 tokens a step takes a tenth longer."""
     length, dim = queries.shape[2:]
     later = torch.ones(length, length, dtype=torch.bool, device=queries.device).triu(1)
     scores: Tensor = (queries * dim**-0.5) @ keys.mT
