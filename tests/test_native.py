@@ -536,6 +536,7 @@ def test_models_it_cannot_run_say_why(found: Library, monkeypatch: pytest.Monkey
 
     assert reason(copy.deepcopy(MODELS["llama"]()).bfloat16()) == "it computes in float32, and the weights are bfloat16"
     assert reason(copy.deepcopy(MODELS["llama"]()).double()) == "it computes in float32, and the weights are float64"
+    assert reason(changed(tiny_llama(), num_hidden_layers=0)) == "it has no layers"
     odd = changed(tiny_llama(), head_dim=10)
     assert reason(odd) == f"the head size 10 is not a multiple of {found.lanes}"
     assert "the intermediate size 50" in reason(changed(tiny_llama(), intermediate_size=50))

@@ -102,6 +102,8 @@ def unsupported(own: OwnForward) -> str | None:
     """Why this model is not one for C, whatever the machine has; None if it is."""
     if own.embedding.device.type != "cpu":
         return "the model is not on the CPU"
+    if not own.layers:
+        return "it has no layers"
     matrices = _all_matrices(own)
     if not isinstance(own, LlamaForward | GPT2Forward) or not all(isinstance(m, Tensor) for m in matrices):
         return "the weights are quantised"
