@@ -127,7 +127,8 @@ def target(
     tokenizer = place.tokenizer(BYTE_LEVEL)
     model = beginning(begin_with, tokenizer, layers, width, heads, mlp)
     learning, batch = Surprised(network.Network(model)), place.windows(BYTE_LEVEL, seed).batch
-    fit(place, "target", BYTE_LEVEL, model, learning, batch, tokens, rate, long_from, compiled=compiled, every=every)
+    plan = planned(tokens, rate, long_from)
+    fit(place, "target", BYTE_LEVEL, model, learning, batch, plan, compiled=compiled, every=every)
 
 
 @app.command()
@@ -175,7 +176,8 @@ def draft(
     teacher = network.Network(network.opened(out / "target").requires_grad_(False)).to(place.device)
     batch = text.Mixed(place.own_text(), place.windows(BYTE_LEVEL, 6), of_own_text).batch
     learning = losses.Distillation(network.Network(model), teacher, of_rejections)
-    fit(place, name, BYTE_LEVEL, model, learning, batch, tokens, rate, long_from, compiled=compiled, every=every)
+    plan = planned(tokens, rate, long_from)
+    fit(place, name, BYTE_LEVEL, model, learning, batch, plan, compiled=compiled, every=every)
 
 
 @app.command()
@@ -199,19 +201,8 @@ def metaspace(
     model = beginning(begin_with, tokenizer, layers, width, heads, mlp)
     batch = text.Mixed(retold(place, tokenizer), place.windows(METASPACE, 7), 0.5).batch
     learning = Surprised(network.Network(model))
-    fit(
-        place,
-        "draft_metaspace",
-        METASPACE,
-        model,
-        learning,
-        batch,
-        tokens,
-        rate,
-        long_from,
-        compiled=compiled,
-        every=every,
-    )
+    plan = planned(tokens, rate, long_from)
+    fit(place, "draft_metaspace", METASPACE, model, learning, batch, plan, compiled=compiled, every=every)
 
 
 class Surprised(nn.Module):
@@ -248,6 +239,10 @@ def retold(place: Workplace, tokenizer: PreTrainedTokenizerFast) -> text.Windows
     return text.Windows(np.memmap(kept, np.uint16, "r"), 5)
 
 
+def planned(tokens: float, rate: float, long_from: float) -> trainer.Plan:
+    return trainer.Plan(int(tokens), long_from=long_from, matrices=rate, others=rate / 2)
+
+
 def fit(
     place: Workplace,
     name: str,
@@ -255,15 +250,12 @@ def fit(
     model: LlamaForCausalLM,
     learning: nn.Module,
     batch: trainer.Batch,
-    tokens: float,
-    rate: float,
-    long_from: float,
+    plan: trainer.Plan,
     *,
     compiled: bool,
     every: float,
 ) -> None:
     """Train a model, and save it under its name, in float32, whenever there is something to report."""
-    plan = trainer.Plan(int(tokens), long_from=long_from, matrices=rate, others=rate / 2)
     learning.to(place.device)
     loss_of = torch.compile(learning, dynamic=False) if compiled else learning
     folder = place.out / name

@@ -361,52 +361,20 @@ def _cell(draw: random.Random) -> str:
 
 def _models(draw: random.Random) -> Case:
     files = model_folder(draw, "model")
+    decoded = ("run", *QUICK, "--no-save", "-k", "2")
     match draw.randrange(8):
         case 0 | 1 | 2:
             arguments = ["load", "./model", "--n-tokens", draw.choice("0013")]
         case 3:
             arguments = ["load", "--draft", "./model", "--target", draw.choice(("tiny_dev/target", "./model"))]
         case 4:
-            arguments = [
-                "run",
-                *QUICK,
-                "--no-save",
-                "-k",
-                "2",
-                "--target",
-                "model",
-                "--drafter",
-                draw.choice(("self", "ngram")),
-            ]
+            arguments = [*decoded, "--target", "model", "--drafter", draw.choice(("self", "ngram"))]
         case 5:
-            arguments = ["run", *QUICK, "--no-save", "-k", "2", "--draft", "model", "--target", "tiny_dev/target"]
+            arguments = [*decoded, "--draft", "model", "--target", "tiny_dev/target"]
         case 6:
-            arguments = [
-                "run",
-                *QUICK,
-                "--no-save",
-                "-k",
-                "2",
-                "--draft",
-                "tiny_dev/draft",
-                "--target",
-                "model",
-                "--prompt",
-                "a",
-            ]
+            arguments = [*decoded, "--draft", "tiny_dev/draft", "--target", "model", "--prompt", "a"]
         case _:
-            arguments = [
-                "run",
-                *QUICK,
-                "--no-save",
-                "-k",
-                "2",
-                "--target",
-                "model",
-                "--draft",
-                "model",
-                "--random-weights",
-            ]
+            arguments = [*decoded, "--target", "model", "--draft", "model", "--random-weights"]
             arguments += draw.choice(([], ["--scale-layers", "1"]))
     arguments += ["--dtype", "float32"] * (draw.random() < 0.3) + ["--json"] * (draw.random() < 0.4)
     arguments += draw.choice(([], [], [], ["--forward", "hf"], ["--forward", "own"]))
