@@ -276,12 +276,12 @@ def run(
 
 def _profile_host(path: Path, config: RunConfig, arms: Arms, prompts: list[EncodedPrompt]) -> None:
     """Decode everything once more while py-spy watches; where it can't, the measurement stands."""
-    from specprof.experiments.run import decode_once
-    from specprof.profiling.host_profile import host_profile
+    from specprof.experiments.run import decode_for
+    from specprof.profiling.host_profile import LEAST_SECONDS, host_profile
 
     LOG.info("host profile: decoding once more, untimed")
     with host_profile(path) as profile:
-        decode_once(config, arms, prompts)
+        decode_for(LEAST_SECONDS, config, arms, prompts)
     if profile.problem is not None:
         LOG.warning("no host profile: %s; %s", *profile.problem)
         return

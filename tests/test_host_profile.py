@@ -332,8 +332,12 @@ def test_a_run_is_profiled_after_it_was_measured(tmp_path: Path, monkeypatch: py
     # A repetition of its own, which is in no figure.
     assert document["num_repetitions"] == 1 and document["speculative"]["num_generations"] == 1
     if Path("p.json").exists():
-        frames = json.loads(Path("p.json").read_text())["shared"]["frames"]
-        assert any(frame["name"] == "decode_once" for frame in frames)
+        profile = json.loads(Path("p.json").read_text())
+        # These few tokens take milliseconds, in which there may be no sample at all: they are decoded for long enough.
+        names = [frame["name"] for frame in profile["shared"]["frames"]]
+        samples = [sample for thread in profile["profiles"] for sample in thread["samples"]]
+        decoding = [sample for sample in samples if any(names[frame] == "decode_for" for frame in sample)]
+        assert len(decoding) > len(samples) / 2
     else:
         assert "warning: no host profile: " in err
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -207,11 +208,15 @@ def _differences(
             yield dataclasses.asdict(found)
 
 
-def decode_once(config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt]) -> None:
-    """Every prompt by every arm, for whoever watches."""
-    for index, prompt in enumerate(prompts):
-        for decoder in _order(config, arms, index):
-            _decode(config, arms, decoder, prompt, -1, config.max_new_tokens)
+def decode_for(seconds: float, config: RunConfig, arms: Arms, prompts: Sequence[EncodedPrompt]) -> None:
+    """Every prompt by every arm for whoever watches, and all of them again until ``seconds`` have passed."""
+    until = time.monotonic() + seconds
+    while True:
+        for index, prompt in enumerate(prompts):
+            for decoder in _order(config, arms, index):
+                _decode(config, arms, decoder, prompt, -1, config.max_new_tokens)
+        if time.monotonic() >= until:
+            return
 
 
 def energy_meter(*models: ModelWrapper | None) -> EnergyMeter | None:

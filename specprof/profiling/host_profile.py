@@ -26,6 +26,8 @@ FORMATS = {".json": "speedscope", ".svg": "flamegraph", ".txt": "raw"}
 """py-spy's formats by the ending of the file's name."""
 
 SAMPLES_PER_SECOND = 100
+LEAST_SECONDS = 2.0
+"""What is watched for less leaves a handful of samples, most of them from before py-spy had read the symbols."""
 ATTACH_SECONDS = 10.0
 """Native frames take py-spy a second for the symbols of PyTorch, more with those of CUDA."""
 WRITE_SECONDS = 60.0
