@@ -5,7 +5,7 @@
 1. Microseconds of one pass by how many tokens it takes in, for each step from PyTorch's operations to what runs by
    default: all layers in one call on one thread, on all threads, weights in 16 bits. Of the packaged target, which
    the processor's cache may hold, and of GPT-2 (124M; random weights), which it doesn't.
-2. A draft of 4 tokens: pass by pass, and in one call.
+2. A draft of 4 tokens, the likeliest or drawn: pass by pass, and in one call.
 3. Decoding speed, plain and speculative, with either forward, in turn on the same prompts; outputs are compared.
 """
 
@@ -20,10 +20,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from specprof.data.prompts import builtin, encode
 from specprof.decoding.autoregressive import AutoregressiveDecoder
 from specprof.decoding.drafters import DraftModel
+from specprof.decoding.sampling import Sampling, draw, probabilities, uniforms
 from specprof.decoding.speculative import SpeculativeDecoder
 from specprof.models.kv_cache import KVCache
 from specprof.models.loader import load_model
@@ -97,25 +99,35 @@ def passes(model_id: str, context: int) -> dict[str, dict[int, float]]:
     return rows
 
 
-def drafts(context: int) -> dict[str, float]:
-    """Microseconds of a greedy draft."""
-    first = torch.arange(1)
+def drafts(context: int) -> dict[str, dict[str, float]]:
+    """Microseconds of a draft, its tokens the likeliest ones or drawn at temperature 1, by how it is made."""
+    first, generator = torch.arange(1), torch.Generator()
     pytorch, in_c = (wrapped("tiny_dev/draft", forward) for forward in FORWARDS)
     for model in (pytorch, in_c):
         microseconds(taking_in(1), model, context, DRAFTS)
 
-    def step_by_step(model: ModelWrapper, cache: KVCache) -> None:
-        ids = first
-        for _ in range(DRAFTED):
-            ids = model.extend(ids, cache).argmax(-1)
+    def stepwise(choose: Callable[[Tensor], Tensor]) -> Callable[[ModelWrapper, KVCache], None]:
+        def draft(model: ModelWrapper, cache: KVCache) -> None:
+            ids = first
+            for _ in range(DRAFTED):
+                ids = choose(model.extend(ids, cache))
 
-    def at_once(model: ModelWrapper, cache: KVCache) -> None:
-        model.extend_greedily(first, cache, DRAFTED)
+        return draft
 
+    def drawn_at_once(model: ModelWrapper, cache: KVCache) -> None:
+        model.extend_sampling(first, cache, 1.0, uniforms((DRAFTED,), generator))
+
+    ways: dict[str, tuple[Callable[[ModelWrapper, KVCache], object], ...]] = {
+        "greedy": (
+            stepwise(lambda logits: logits.argmax(-1)),
+            lambda model, cache: model.extend_greedily(first, cache, DRAFTED),
+        ),
+        "drawn": (stepwise(lambda logits: draw(probabilities(logits, Sampling(1.0)), generator)), drawn_at_once),
+    }
     return {
-        "PyTorch's operations": microseconds(step_by_step, pytorch, context, DRAFTS),
-        "one call into C a token": microseconds(step_by_step, in_c, context, DRAFTS),
-        "one call into C": microseconds(at_once, in_c, context, DRAFTS),
+        "PyTorch's operations": {name: microseconds(way[0], pytorch, context, DRAFTS) for name, way in ways.items()},
+        "one call into C a token": {name: microseconds(way[0], in_c, context, DRAFTS) for name, way in ways.items()},
+        "one call into C": {name: microseconds(way[1], in_c, context, DRAFTS) for name, way in ways.items()},
     }
 
 
@@ -172,8 +184,11 @@ def table(document: dict[str, Any]) -> str:
         lines.append(f"{f'{model}, us a pass':<30}" + "".join(f"{f'{width} tok':>9}" for width in WIDTHS))
         lines += [f"{name:<30}" + "".join(f"{row[width]:>9.0f}" for width in WIDTHS) for name, row in by_step.items()]
         lines.append("")
-    lines.append(f"draft, us for {DRAFTED} tokens")
-    lines += [f"{name:<30}{spent:>9.0f}" for name, spent in document["draft_microseconds"].items()]
+    lines.append(f"{f'draft, us for {DRAFTED} tokens':<30}{'greedy':>9}{'drawn':>9}")
+    lines += [
+        f"{name:<30}" + "".join(f"{us:>9.0f}" for us in row.values())
+        for name, row in document["draft_microseconds"].items()
+    ]
     lines += ["", f"{'decode, tokens/s':<30}{'PyTorch':>9}{'C':>9}{'ratio':>9}"]
     for arm, rates in document["tokens_per_second"].items():
         lines.append(f"{arm:<30}{rates['own']:>9.0f}{rates['native']:>9.0f}{rates['native'] / rates['own']:>8.2f}x")

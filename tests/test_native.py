@@ -359,6 +359,138 @@ def test_the_first_of_equal_logits(equal: tuple[int, ...], found: Library) -> No
     assert equal[0] in seen and not seen & set(equal[1:])
 
 
+# --- sampled choices
+
+
+def step_by_step(
+    forward: NativeForward, ids: Tensor, cache: KVCache, temperature: float, shares: Tensor
+) -> tuple[list[int], Tensor]:
+    """Tokens and laws as PyTorch's operations make them of the logits of C."""
+    chosen, laws = [], []
+    for share in shares:
+        law = (forward(ids, cache, 1)[0] / temperature).softmax(-1)
+        passed = law.double().cumsum(0)
+        ids = (passed > share * passed[-1]).nonzero()[0]
+        chosen.append(int(ids))
+        laws.append(law)
+    return chosen, torch.stack(laws)
+
+
+@torch.inference_mode()
+@EVERY
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_sampled_is_drawn_step_by_step(name: str, temperature: float, found: Library) -> None:
+    for threads, width in ((1, 1), (2, 2), (2, 5)):
+        forward = in_c(own(name), found, threads)
+        ids, context = tokens(7 + width, seed=width), 7
+        shares = torch.rand(9, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
+        caches = [KVCache(forward.new_slab(context + width + len(shares) - 1)) for _ in range(2)]
+        for cache in caches:
+            forward(ids[:context], cache, 1)
+        expected, laws = step_by_step(forward, ids[context:], caches[0], temperature, shares)
+        chosen, scores, found_laws = forward.sampled(ids[context:], caches[1], temperature, shares)
+        assert chosen.tolist() == expected
+        torch.testing.assert_close(found_laws, laws, rtol=2e-5, atol=1e-12)
+        torch.testing.assert_close(found_laws.sum(-1), torch.ones(len(shares)))
+        assert scores.tolist() == found_laws[torch.arange(len(shares)), chosen].tolist()
+        assert caches[0].length == caches[1].length == caches[1].capacity
+
+
+@torch.inference_mode()
+def test_sampled_at_the_ends_of_the_scale(found: Library) -> None:
+    forward = in_c(own("llama"), found)
+    context, shares = tokens(9), torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
+
+    def sampled(temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        cache = KVCache(forward.new_slab(20))
+        forward(context[:-1], cache, 1)
+        return forward.sampled(context[-1:], cache, temperature, shares)
+
+    cache = KVCache(forward.new_slab(20))
+    forward(context[:-1], cache, 1)
+    greedy, _ = forward.greedy(context[-1:], cache, 3)
+    for cold in (1e-3, 1e-30):
+        chosen, scores, laws = sampled(cold)
+        assert chosen.tolist() == greedy.tolist() and scores.tolist() == [1.0] * 3
+        assert ((laws == 0) | (laws == 1)).all()
+    chosen, _, laws = sampled(1e30)
+    assert chosen.tolist() == [0, VOCAB // 2, VOCAB - 1]
+    torch.testing.assert_close(laws, torch.full((3, VOCAB), 1 / VOCAB))
+
+
+@torch.inference_mode()
+def test_a_token_that_is_ruled_out_is_never_drawn(found: Library) -> None:
+    """A logit of minus infinity has probability 0 in C as in PyTorch."""
+    model = changed(tiny_gpt2(), tie_word_embeddings=False)
+    model.lm_head.weight[[0, 30, VOCAB - 1]] = 0
+    model.transformer.ln_f.bias[:] = 1
+    model.lm_head.weight[[0, VOCAB - 1]] = -1e37
+    forward, cache = in_c(own_forward(model), found), KVCache(in_c(own_forward(model), found).new_slab(20))
+    logits = forward(tokens(5), cache, 1)
+    assert (logits[0, [0, VOCAB - 1]] < -1e30).all()
+    shares = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    chosen, _, laws = forward.sampled(tokens(1), cache, 1.0, shares)
+    assert not laws[:, [0, VOCAB - 1]].any() and not set(chosen.tolist()) & {0, VOCAB - 1}
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_draft_is_the_same_in_one_call_and_in_many(
+    width: int, pair: tuple[ModelWrapper, ModelWrapper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model = pair
+    model.extend(torch.tensor([1]), model.new_cache(1))  # one token at once has been tried
+    request = Request(PROMPT, 60, Sampling(temperature=0.9), seed=5)
+    drafts = []
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(ModelWrapper, "samples_at_once", lambda self, width: False)
+        calls = called(monkeypatch, NativeForward, "sampled")
+        drafter = DraftModel(model)
+        drafter.start(request, detail=False)
+        rounds = []
+        for tail in range(6):
+            drafter.observe((40 + tail, 50)[:width])
+            rounds.append(drafter.propose(4))
+        assert len(calls) == (6 if at_once else 0)
+        drafts.append(rounds)
+    for once, many in zip(*drafts, strict=True):
+        assert once.tokens.tolist() == many.tokens.tolist()
+        torch.testing.assert_close(once.probs, many.probs, rtol=2e-5, atol=1e-12)
+        torch.testing.assert_close(once.scores, many.scores, rtol=2e-5, atol=1e-12)
+
+
+def called(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> list[object]:
+    """A list that grows with each call of a method."""
+    calls: list[object] = []
+    method = getattr(kind, name)
+
+    def noted(*values: Any) -> Any:
+        calls.append(values)
+        return method(*values)
+
+    monkeypatch.setattr(kind, name, noted)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("sampling", "threshold"), [(Sampling(0.9, top_k=5), 0.0), (Sampling(0.9, top_p=0.5), 0.0), (Sampling(0.9), 0.2)]
+)
+def test_what_is_looked_at_between_steps_is_no_single_call(
+    sampling: Sampling,
+    threshold: float,
+    pair: tuple[ModelWrapper, ModelWrapper],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = called(monkeypatch, NativeForward, "sampled")
+    drafter = DraftModel(pair[1], threshold=threshold)
+    drafter.start(Request(PROMPT, 20, sampling), detail=False)
+    drafter.observe((3,))
+    for _ in range(2):
+        assert drafter.propose(3).probs is not None
+        drafter.observe((3,))
+    assert not calls
+
+
 # --- decoding
 
 
@@ -464,6 +596,9 @@ def test_broken_weights_give_no_numbers(name: str, value: float, found: Library)
     assert ((chosen >= 0) & (chosen < VOCAB)).all() and scores.isnan().all()
     again, _ = OwnForward.greedy(forward, ids[:5], KVCache(forward.new_slab(40)), 9)
     assert chosen.tolist() == again.tolist()
+    shares = torch.linspace(0, 0.9, 9, dtype=torch.float64)
+    chosen, scores, laws = forward.sampled(ids[:5], KVCache(forward.new_slab(40)), 0.8, shares)
+    assert ((chosen >= 0) & (chosen < VOCAB)).all() and scores.isnan().all() and laws.isnan().all()
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specprof.decoding.request import Request
-from specprof.decoding.sampling import draw, probabilities, random_stream
+from specprof.decoding.sampling import draw, probabilities, random_stream, uniforms
 from specprof.decoding.translation import SharedVocabulary, Translation
 from specprof.errors import UsageError
 from specprof.models.kv_cache import KVCache
@@ -91,8 +91,9 @@ class DraftModel:
     def _begin(self, request: Request, detail: bool) -> None:
         self._sampling = request.sampling
         self._keep_probs = detail or not request.sampling.greedy
-        # Where nobody looks at a step's logits but to take the largest, the model takes all steps at once.
-        self._at_once = not (self._keep_probs or self.threshold or self.translation.restricts)
+        # Where nobody looks at a step before the next one, the model takes all of them at once.
+        looked_at = detail if request.sampling.greedy else not request.sampling.keeps_all
+        self._at_once = not (looked_at or self.threshold or self.translation.restricts)
         self._generator = random_stream(self.model.device, "draft", request.seed, request.prompt_id, request.repetition)
 
     def propose(self, k: int) -> Draft:
@@ -100,9 +101,8 @@ class DraftModel:
         # After full acceptance the last drafted token is not in the cache yet: the first step then takes
         # it in together with the bonus token.
         step = torch.tensor(self._context[self._cache.length :], device=self.model.device)
-        if k and self._at_once:
-            chosen, score = self.model.extend_greedily(step, self._cache, k)
-            return Draft(self.translation.proposed(chosen), None, scores=score)
+        if k and self._at_once and (self._sampling.greedy or self.model.samples_at_once(len(step))):
+            return self._in_one_call(step, k)
         tokens, scores, probs = [], [], []
         for left in reversed(range(k)):
             step, score, law = self._choose(self.translation.restrict(self._extend(step)))
@@ -116,6 +116,15 @@ class DraftModel:
         proposed = self.translation.proposed(torch.cat(tokens))
         laws = self.translation.laws(torch.cat(probs)) if self._keep_probs else None  # type: ignore[arg-type]
         return Draft(proposed, laws, scores=torch.cat(scores))
+
+    def _in_one_call(self, step: Tensor, k: int) -> Draft:
+        """What k steps would propose."""
+        if self._sampling.greedy:
+            tokens, scores = self.model.extend_greedily(step, self._cache, k)
+            return Draft(self.translation.proposed(tokens), None, scores=scores)
+        shares = uniforms((k,), self._generator)
+        tokens, scores, laws = self.model.extend_sampling(step, self._cache, self._sampling.temperature, shares)
+        return Draft(self.translation.proposed(tokens), self.translation.laws(laws), scores=scores)
 
     def _extend(self, step: Tensor) -> Tensor:
         """Logits ``[1, draft rows]`` after the tokens ``[q]``."""

@@ -13,6 +13,7 @@ from specprof.models import transformer
 from specprof.models.footprint import memory_footprint_bytes, parameter_count
 from specprof.models.hugging_face import HFForward
 from specprof.models.kv_cache import KVCache
+from specprof.models.native.forward import NativeForward, native_forward
 from specprof.models.scores import are_numbers, scores_of
 
 ForwardName = Literal["auto", "native", "own", "hf"]
@@ -67,8 +68,6 @@ class ModelWrapper:
         own = transformer.own_forward(self.model, measure_linear=measure_linear)
         if forward == "own":
             return own
-        from specprof.models.native.forward import native_forward
-
         native = native_forward(own)
         if not isinstance(native, str):
             return native
@@ -124,6 +123,37 @@ class ModelWrapper:
         """
         _check_room(ids.shape[0] + steps - 1, cache)
         return self._forward.greedy(ids, cache, steps)
+
+    def samples_at_once(self, width: int) -> bool:
+        """Whether :meth:`extend_sampling` can be called with ``width`` tokens, which only the forward in C has."""
+        native = self._native()
+        return native is not None and native.drafts(width)
+
+    @torch.inference_mode()
+    def extend_sampling(
+        self, ids: Tensor, cache: KVCache, temperature: float, uniforms: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Append ``ids [q]``, then a token drawn from the law after them, and so on, as :meth:`extend_greedily` does.
+
+        Args:
+            ids: tokens that follow the ``cache.length`` first entries.
+            cache: of :meth:`new_cache`.
+            temperature: above 0.
+            uniforms: ``[steps]``, float64: which share of its law's mass each token is drawn by.
+
+        Returns:
+            tokens ``[steps]``, their probabilities ``[steps]``, and the laws ``[steps, vocab]``.
+
+        Raises:
+            UsageError: they don't fit the cache.
+        """
+        _check_room(ids.shape[0] + uniforms.shape[0] - 1, cache)
+        native = self._native()
+        assert native is not None, "samples_at_once() says whether"
+        return native.sampled(ids, cache, temperature, uniforms)
+
+    def _native(self) -> NativeForward | None:
+        return self._forward if isinstance(self._forward, NativeForward) else None
 
     @torch.inference_mode()
     def extend_early(self, ids: Tensor, cache: KVCache, depth: int) -> tuple[Tensor, Tensor]:

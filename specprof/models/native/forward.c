@@ -550,14 +550,54 @@ static int64_t largest(const float *x, int n) {
     return 0;
 }
 
-/* Takes `width` tokens in, chooses the likeliest token after them, takes that in, and so on: `steps` choices, the last
-   of which is not taken in. Returns as native_forward does.
+/* Softmax(logits / temperature): no number anywhere where one of the logits is none, as in PyTorch. */
+static void soften(const float *logits, int n, float temperature, float *law) {
+    const int whole = n - n % LANES, rest = n - whole;
+    float end[LANES]; /* the last logits, where they don't fill a vector */
+    for (int j = 0; j < LANES; j++) end[j] = j < rest ? logits[whole + j] : -INFINITY;
+
+    vec most = load(end) / temperature;
+    for (int i = 0; i < whole; i += LANES) {
+        vec v = load(logits + i) / temperature;
+        most = choose(v > most, v, most);
+    }
+    float highest = most[0];
+    for (int j = 1; j < LANES; j++) highest = most[j] > highest ? most[j] : highest;
+
+    vec total = broadcast(0);
+    for (int i = 0; i < n; i += LANES) {
+        vec x = load(i < whole ? logits + i : end) / temperature - highest;
+        vec e = choose(x < -87.3f, broadcast(0), exponential(x)); /* what exponential() takes no further */
+        total += e;
+        if (i < whole) store(law + i, e);
+        else store(end, e);
+    }
+    const float inverse = 1.0f / sum(total);
+    for (int i = 0; i < whole; i += LANES) store(law + i, load(law + i) * inverse);
+    for (int j = 0; j < rest; j++) law[whole + j] = end[j] * inverse;
+}
+
+/* The token at which a share `uniform` of the law's mass is passed; in PyTorch decoding/sampling.py does the same. */
+static int64_t drawn(const float *law, int n, double uniform) {
+    double total = 0, passed = 0;
+    for (int i = 0; i < n; i++) total += law[i];
+    for (int i = 0; i < n; i++) {
+        passed += law[i];
+        if (passed > uniform * total) return i;
+    }
+    return n - 1; /* of a law that has no numbers */
+}
+
+/* Takes `width` tokens in, chooses one to follow, takes that in, and so on: `steps` choices, the last of which is not
+   taken in. The likeliest ones, or where there is room for laws, drawn from these. Returns as native_forward does.
 
    logits: room for [1, rows of the head].
-   scores: [steps], the logit of each choice. */
-int32_t native_greedy(
+   scores: [steps], the logit of each choice, or its probability.
+   uniforms, laws: [steps] and [steps, vocab], or NULL. */
+int32_t native_draft(
     const Model *m, const int64_t *ids, int32_t width, int32_t start, float *slab, int64_t capacity, const float *cos,
-    const float *sin, float *logits, int32_t steps, int64_t *chosen, float *scores) {
+    const float *sin, float *logits, int32_t steps, int64_t *chosen, float *scores, float temperature,
+    const double *uniforms, float *laws) {
     const int32_t problem = checked(m, ids, width, start, start + width + steps - 1, slab, capacity);
     if (problem) return problem;
 #pragma omp parallel num_threads(m->num_threads)
@@ -568,7 +608,12 @@ int32_t native_greedy(
              capacity, cos ? cos + turn : 0, sin ? sin + turn : 0, logits, 1);
 #pragma omp barrier
 #pragma omp master
-        {
+        if (laws) {
+            float *law = laws + (int64_t)i * m->vocab;
+            soften(logits, m->vocab, temperature, law);
+            chosen[i] = drawn(law, m->vocab, uniforms[i]);
+            scores[i] = law[chosen[i]];
+        } else {
             chosen[i] = largest(logits, m->vocab);
             scores[i] = logits[chosen[i]];
         }

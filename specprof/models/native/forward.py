@@ -266,9 +266,41 @@ class NativeForward(OwnForward):
         cache.length += width
 
     def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, Tensor]:
-        width = ids.shape[0]
-        if width > self._library.max_width or 1 not in self._threads:
+        if not self.drafts(ids.shape[0]):
             return super().greedy(ids, cache, steps)
+        return self._draft(ids, cache, steps, 0.0, None, None)
+
+    def sampled(
+        self, ids: Tensor, cache: KVCache, temperature: float, uniforms: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Append ``ids [q]``, draw the token after them, and so on; the last of the tokens is not appended.
+
+        Args:
+            ids: not more than :meth:`drafts` at once.
+            temperature: above 0.
+            uniforms: ``[steps]``, float64: by which share of a law's mass each token is drawn.
+
+        Returns:
+            tokens ``[steps]``, their probabilities ``[steps]``, and the laws ``[steps, vocab]`` they were drawn from.
+        """
+        laws = torch.empty(len(uniforms), self.vocab)
+        return *self._draft(ids, cache, len(uniforms), temperature, uniforms, laws), laws
+
+    def drafts(self, width: int) -> bool:
+        """Whether several steps can be taken in one call after ``width`` tokens."""
+        return width <= self._library.max_width and 1 in self._threads
+
+    def _draft(
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        steps: int,
+        temperature: float,
+        uniforms: Tensor | None,
+        laws: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``native_draft`` of forward.c."""
+        width = ids.shape[0]
         ids = _plain(ids)
         start, slab = cache.length, cache.slab
         chosen, scores = torch.empty(steps, dtype=torch.long), torch.empty(steps)
@@ -277,7 +309,7 @@ class NativeForward(OwnForward):
         with self._turn:
             self._prepare(slab, self._threads[1])
             cos, sin = self._rope(start, start + width + steps - 1)
-            problem = self._library.greedy(
+            problem = self._library.draft(
                 ctypes.addressof(self._model),
                 ids.data_ptr(),
                 width,
@@ -290,6 +322,9 @@ class NativeForward(OwnForward):
                 steps,
                 chosen.data_ptr(),
                 scores.data_ptr(),
+                temperature,
+                None if uniforms is None else uniforms.data_ptr(),
+                None if laws is None else laws.data_ptr(),
             )
             self._check(problem, ids, slab)
         cache.length = start + width + steps - 1

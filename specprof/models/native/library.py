@@ -35,8 +35,8 @@ class Library:
 
     forward: Any
     """``native_forward``."""
-    greedy: Any
-    """``native_greedy``."""
+    draft: Any
+    """``native_draft``."""
     lanes: int
     """Numbers to a vector, and rows to a block of a packed matrix."""
     max_width: int
@@ -208,12 +208,13 @@ def _instruction_sets() -> str:
 def _load(path: Path) -> Library:
     code = ctypes.CDLL(str(path))
     pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
-    forward, greedy = code.native_forward, code.native_greedy
+    forward, draft = code.native_forward, code.native_draft
     forward.argtypes = [pointer, pointer, *(int32,) * 4, pointer, int64, pointer, pointer, pointer, int32]
-    greedy.argtypes = [pointer, pointer, int32, int32, pointer, int64, *(pointer,) * 3, int32, pointer, pointer]
+    draft.argtypes = [pointer, pointer, int32, int32, pointer, int64, *(pointer,) * 3, int32, pointer, pointer]
+    draft.argtypes += [ctypes.c_float, pointer, pointer]
     return Library(
         forward,
-        greedy,
+        draft,
         code.native_lanes(),
         code.native_max_width(),
         code.native_tile(),
