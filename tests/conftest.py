@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ for _name in ("NO_COLOR", "TEXTUAL", "TEXTUAL_THEME"):
     os.environ.pop(_name, None)
 
 __all__ = ["snapshot"]  # a fixture of all tests
+
+# Shells start what runs in the background deaf to Ctrl-C, and so would be the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Timings vary on shared machines: a slow example is no failure. In CI the same examples are drawn every time.
 settings.register_profile("local", deadline=None)
