@@ -71,10 +71,9 @@ def compare(
     wants_color(color, sys.stdout)
     wanted = thresholds.parse(fail_if or [])
     thresholds.check_flags(certain=certain, each_domain=each_domain, anything_to_judge=bool(wanted))
-    from specprof.experiments.store import check_file_writable
+    from specprof.experiments.store import check_outputs
 
-    if output is not None:
-        check_file_writable(output)
+    check_outputs((output,))
     from specprof.commands.named import studies_of
     from specprof.experiments.difference import contrasts
     from specprof.reports import difference as report

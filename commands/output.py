@@ -56,7 +56,7 @@ def write_document(path: Path, document: dict[str, Any], *, kept: object = None)
         hint = (
             f"what was measured is kept: {kept}"
             if kept
-            else "free some space or choose another --output, and run again"
+            else "name another --output, where there is space and permission, and run again"
         )
         raise ResourceError(f"writing {path} failed: {error.strerror or error}", hint) from error
 

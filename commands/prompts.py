@@ -25,7 +25,7 @@ from specprof.data import sources
 from specprof.data.prompts import DOMAINS, ChatTemplate, PromptDataset, builtin
 from specprof.data.sources import PER_DOMAIN, TINY_PER_DOMAIN
 from specprof.errors import SpecprofError, UnavailableError, UsageError
-from specprof.experiments.store import check_file_writable
+from specprof.experiments.store import check_outputs
 from specprof.models import hub, loader
 
 SCHEMA = "specprof.prompts/1"
@@ -165,8 +165,7 @@ def _check_flags(looking: dict[str, bool], building: dict[str, bool]) -> None:
 def _build(
     per_domain: int, seed: int, output: Path | None, offline: bool, ruler: Callable[[], _Ruler]
 ) -> tuple[dict[str, Any], str]:
-    if output is not None:
-        check_file_writable(output)
+    check_outputs((output,))
     measure = ruler()
     why_not = _why_no_data_sets(offline)
     if why_not is None:

@@ -19,7 +19,7 @@ from specprof.commands.options import option
 from specprof.commands.output import make_directory, write_file
 from specprof.errors import UsageError
 from specprof.experiments import thresholds
-from specprof.experiments.store import check_file_writable
+from specprof.experiments.store import check_outputs
 
 if TYPE_CHECKING:
     from specprof.experiments.difference import Contrasts
@@ -109,11 +109,7 @@ def report(
     ]
     if len(printed) > 1:
         raise UsageError(f"{' and '.join(printed)} print to standard output", "write all but one to files")
-    files = [Path(name) for name in (html, md) if name not in (None, "-")]
-    for written in files:
-        check_file_writable(written)
-    if len({path.resolve() for path in files}) < len(files):
-        raise UsageError("--html and --md name one file", "give each its own")
+    check_outputs(Path(name) for name in (html, md) if name not in (None, "-"))
     from specprof.commands.named import newest, studies_of
 
     studies = studies_of(names, results_dir) if names else newest(results_dir)

@@ -202,11 +202,10 @@ def export(
     if parquet is None and csv is None:
         raise UsageError("nothing to export to", "give --parquet FILE, --csv FILE or both; --csv - is standard output")
     from specprof.experiments.frame import for_spreadsheets, load_results
-    from specprof.experiments.store import check_file_writable
+    from specprof.experiments.store import check_outputs
 
     files = [path for path in (parquet, None if csv in (None, "-") else Path(str(csv))) if path is not None]
-    for path in files:
-        check_file_writable(path)
+    check_outputs(files)
     if parquet is not None:
         _check_pyarrow()
     frame = load_results(results_dir)
@@ -234,7 +233,12 @@ def _read(directory: Path, *, with_rounds: bool = False) -> tuple[Contents, list
     from specprof.experiments.summary import cell_states
 
     runs = saved_runs(directory)
-    if runs and not (directory / FILE_NAME).exists():
+    if not (directory / FILE_NAME).exists():
+        if not runs:
+            raise UsageError(
+                f"there are no results in {directory}",
+                "run `specprof run` or `specprof sweep`, or name the directory that has them (--results-dir)",
+            )
         return Contents(), [], runs
     contents = read_contents(directory, with_rounds=with_rounds)
     return contents, cell_states(contents), runs

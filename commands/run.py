@@ -22,7 +22,7 @@ from specprof.commands.sinks import JsonLines, Sink, TextStream, tee
 from specprof.data.prompts import Prompt
 from specprof.errors import CorrectnessError, UsageError
 from specprof.experiments.config import RunConfig
-from specprof.experiments.store import RunFile, check_file_writable, new_run_id
+from specprof.experiments.store import RunFile, check_outputs, new_run_id
 from specprof.profiling.host_profile import profile_format
 from specprof.reproducibility import make_deterministic
 
@@ -183,8 +183,7 @@ def run(
     texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=options.DEFAULT_NUM_PROMPTS)
     run_id = new_run_id()
     file = None if no_save or cost_only else RunFile(results_dir, run_id)
-    for written in filter(None, (output, trace, host_profile)):
-        check_file_writable(written)
+    check_outputs((output, trace, host_profile), read=(prompts,))
     check_models_are_here(config)
     if threads is not None:
         import torch
@@ -386,6 +385,8 @@ def _titles(config: RunConfig, arms: Arms) -> tuple[str, str]:
     title = title_of(
         config.pair.name,
         config.temperature,
+        config.top_k,
+        config.top_p,
         k=f"auto (up to {config.longest_draft})" if config.k == "auto" else config.k,
         drafter=config.drafter,
         draft_layers=layers,

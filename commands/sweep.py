@@ -21,7 +21,7 @@ from specprof.commands.output import WIDEST, print_table, typed, write_document
 from specprof.data.prompts import Prompt, PromptDataset, builtin
 from specprof.errors import ResourceError, UsageError
 from specprof.experiments.config import NO_GRAPHS
-from specprof.experiments.store import check_file_writable, new_run_id
+from specprof.experiments.store import check_outputs, new_run_id
 
 if TYPE_CHECKING:
     from specprof.experiments.executors import Executor
@@ -220,8 +220,7 @@ def sweep(
         synthetic_acceptance=synthetic_acceptance,
         trust_remote_code=trust_remote_code or None,
     )
-    if output is not None:
-        check_file_writable(output)
+    check_outputs((output,), read=(config_file, config.prompts))
     _check_executor(executor, gpus, workers, ray_address, config)
     here = machine.describe_apart() if executor == "local" else None
     if here is not None and config.device is not None:

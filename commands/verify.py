@@ -14,7 +14,7 @@ from specprof.commands.options import defaulting
 from specprof.commands.output import print_table, write_document
 from specprof.errors import CorrectnessError, UsageError
 from specprof.experiments.config import RunConfig
-from specprof.experiments.store import check_file_writable
+from specprof.experiments.store import check_outputs
 from specprof.reproducibility import make_deterministic
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ def verify(
     if config.k == 0:
         raise UsageError("--k 0 drafts nothing: there is no speculation to verify", "give --k 1 or more")
     texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=DEFAULT_NUM_PROMPTS)
-    if output is not None:
-        check_file_writable(output)
+    check_outputs((output,), read=(prompts,))
     check_models_are_here(config)
 
     bars = narration.stderr_is_terminal() and not (quiet or log_json)
@@ -175,17 +174,17 @@ def _verified(config: RunConfig, texts: list[Prompt], *, bars: bool) -> tuple[Ar
 
 
 def _title(config: RunConfig, arms: Arms) -> str:
-    from specprof.profiling.metrics import manner
+    from specprof.profiling.metrics import title_of
 
-    title = f"{config.pair.name}  K = {config.k}  {manner(config.temperature)}"
-    if config.top_k:
-        title += f"  top-k {config.top_k}"
-    if config.top_p < 1:
-        title += f"  top-p {config.top_p:g}"
-    if config.drafter != "model":
-        title += f"  drafter {config.drafter}"
-    if arms.vocab_method is not None:
-        title += f"  vocab method {arms.vocab_method}"
+    title = title_of(
+        config.pair.name,
+        config.temperature,
+        config.top_k,
+        config.top_p,
+        k=config.k,
+        drafter=config.drafter,
+        vocab_method=arms.vocab_method,
+    )
     if arms.engine_used != "eager":
         title += f"  {arms.engine_used} engine"
     return f"{title}  {str(arms.target.dtype).removeprefix('torch.')}"

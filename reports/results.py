@@ -60,6 +60,8 @@ def cell_title(state: CellState) -> str:
     return title_of(
         config.model_pair_name,
         config.temperature,
+        config.top_k,
+        config.top_p,
         domain=config.prompt_domain,
         k=config.K or 0,
         drafter=config.drafter,

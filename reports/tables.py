@@ -137,17 +137,19 @@ def _speed(comparison: Comparison) -> RenderableType:
         return _section(
             "Speed", [Text(f"{plain(present.decoder)} only: the {missing} arm was not run, so there is no speedup")]
         )
-    headline = Text(_headline(decode), style=VERDICT_COLORS.get(decode.verdict or "", "bold"))
+    headline = Text(_headline(decode, e2e), style=VERDICT_COLORS.get(decode.verdict or "", "bold"))
     lines: list[RenderableType] = [Text.assemble(headline, _spread(decode))]
     if e2e is not None:
         lines.append(Text(f"{times(e2e.value)} end to end, prefill included{_spread(e2e)}"))
-    lines.append(Text(_sample(comparison, decode), style="dim"))
+    lines.append(Text(_sample(comparison, decode if decode.n_prompts or e2e is None else e2e), style="dim"))
     if comparison.explanation:
         lines.append(Text(comparison.explanation))
     return _section("Speed", lines)
 
 
-def _headline(speedup: Speedup) -> str:
+def _headline(speedup: Speedup, e2e: Speedup | None = None) -> str:
+    if speedup.value is None and e2e is not None and e2e.value is not None:
+        return f"{DASH} no text went on after its first token, which comes from the prompt's own pass"
     if speedup.value is None:
         return f"{DASH} no prompt was decoded by both arms"
     if speedup.verdict == "not distinguishable":

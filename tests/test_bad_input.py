@@ -463,6 +463,21 @@ def test_no_place_for_the_results(arguments: tuple[str, ...], error: str) -> Non
     assert error in refused("run", *QUICK, *arguments, code=RESOURCES)[0]
 
 
+@pytest.mark.parametrize("writing", ["run -o", "run --trace", "run --host-profile", "verify -o", "sweep -o"])
+def test_prompts_are_not_overwritten(writing: str) -> None:
+    Path("mine.json").write_text('["once upon a time"]')
+    subcommand, flag = writing.split()
+    error, hint = refused(subcommand, "--prompts", "mine.json", flag, "./mine.json", code=USAGE)
+    assert error == "mine.json is read by this command, and would be overwritten" and hint == "name another file"
+    assert Path("mine.json").read_text() == '["once upon a time"]'
+
+
+def test_a_sweeps_configuration_is_not_overwritten() -> None:
+    Path("sweep.yaml").write_text("pairs: [tiny_dev]\n")
+    assert "is read by this command" in refused("sweep", "--config", "sweep.yaml", "-o", "sweep.yaml", code=USAGE)[0]
+    assert Path("sweep.yaml").read_text() == "pairs: [tiny_dev]\n"
+
+
 def test_a_directory_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("locked").mkdir()
     # Permission bits don't bind root, who runs tests in containers.

@@ -480,9 +480,12 @@ def test_sampling_draws_by_the_seed() -> None:
 
 
 def test_sampling_is_said_and_its_output_not_compared() -> None:
-    document = run("--temperature", "0.8", "--top-k", "50", "--top-p", "0.9", "--json").document
+    cuts = ("--temperature", "0.8", "--top-k", "50", "--top-p", "0.9")
+    document = run(*cuts, "--json").document
     assert document["temperature"] == 0.8 and document["output_matches_baseline"] is None
     assert document["acceptance"]["alpha"] is not None
+    title = "tiny_dev  K = 4  temperature 0.8  top-k 50  top-p 0.9"
+    assert run(*cuts).out.startswith(title)
 
 
 def test_deterministic_runs_give_the_same_tokens() -> None:

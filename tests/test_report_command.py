@@ -303,7 +303,7 @@ def test_a_damaged_run() -> None:
 
 def test_two_things_on_one_output() -> None:
     assert "--json" in refused(USAGE, "--json", "--md", "-")[0]
-    assert "one file" in refused(USAGE, "--html", "r", "--md", "./r")[0]
+    assert "named for two outputs" in refused(USAGE, "--html", "r", "--md", "./r")[0]
 
 
 @pytest.mark.parametrize("flag", ["--html", "--md"])

@@ -148,7 +148,8 @@ def test_a_list_of_runs_needs_no_store(run: Path) -> None:
 @pytest.mark.parametrize("subcommand", [["list"], ["show", "a"], ["rm", "a", "--yes"], ["export", "--csv", "-"]])
 def test_where_there_is_nothing(subcommand: list[str]) -> None:
     error, hint = refused(USAGE, *subcommand)
-    assert error == "there are no results of a sweep in results"
+    of_what = " of a sweep" if subcommand[0] == "export" else ""
+    assert error == f"there are no results{of_what} in results"
     assert "specprof sweep" in hint and "--results-dir" in hint
     assert not Path("results").exists()
     Path("file").write_text("")

@@ -14,8 +14,8 @@ import pytest
 
 from command_line import QUICK, command, isolate, process
 from specprof.commands.sinks import JsonLines, tee
-from specprof.errors import ResourceError
-from specprof.experiments.store import RunFile, check_file_writable, check_writable, new_run_id
+from specprof.errors import ResourceError, UsageError
+from specprof.experiments.store import RunFile, check_outputs, check_writable, new_run_id
 from specprof.profiling.events import (
     SCHEMA,
     Event,
@@ -137,10 +137,32 @@ def test_no_directory_can_be_below_a_file(tmp_path: Path, place: str) -> None:
 
 def test_checking_creates_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
-    check_file_writable(tmp_path / "c.json")
+    check_outputs((tmp_path / "c.json", None))
     with pytest.raises(ResourceError, match="no directory"):
-        check_file_writable(tmp_path / "a" / "c.json")
+        check_outputs((tmp_path / "a" / "c.json",))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_command_reads_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text("[]")
+    Path("link.json").symlink_to("mine.json")
+    whole = str(tmp_path / "mine.json")
+    for one, other in (
+        ("mine.json", "mine.json"),
+        ("./mine.json", whole),
+        ("link.json", "mine.json"),
+        (whole, "link.json"),
+    ):
+        with pytest.raises(UsageError, match="is read by this command, and would be overwritten"):
+            check_outputs((None, Path("new.json"), Path(one)), read=(None, other))
+    check_outputs((Path("mine.json"), Path("new.json")), read=("code", "-", None))
+
+
+def test_two_outputs_need_two_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a\.json was named for two outputs"):
+        check_outputs((tmp_path / "a.json", tmp_path / "b.json", tmp_path / "a.json"))
+    check_outputs((Path("/dev/null"), Path("/dev/null")), read=("/dev/null",))  # which takes anything
 
 
 # A run that ends before its time

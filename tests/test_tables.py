@@ -180,8 +180,18 @@ def test_a_slowdown_says_so_and_why() -> None:
     ],
 )
 def test_headlines(speedup: Speedup, headline: str) -> None:
-    line = next(line for line in text(both(speedup_decode=speedup)).splitlines() if line.startswith("Speed"))
+    e2e = {} if speedup.value else {"speedup_e2e": speedup}
+    printed = text(both(speedup_decode=speedup, **e2e))
+    line = next(line for line in printed.splitlines() if line.startswith("Speed"))
     assert line == f"Speed       {headline}"
+
+
+def test_texts_of_a_single_token() -> None:
+    """They have a speed end to end, and none of decoding, of which there was nothing."""
+    lines = text(compare([ar("a", tokens=0), sd("a", accepted=())], temperature=0), width=120).splitlines()
+    lines = [line.strip() for line in lines[next(i for i, line in enumerate(lines) if line.startswith("Speed")) :]]
+    assert lines[0] == "Speed       - no text went on after its first token, which comes from the prompt's own pass"
+    assert "end to end, prefill included" in lines[1] and lines[2].startswith("1 prompt, ")
 
 
 def test_missing_numbers_are_dashes() -> None:

@@ -64,7 +64,12 @@ class Matrix:
     def title(self) -> str:
         config = self.config
         return title_of(
-            config.model_pair_name, config.temperature, drafter=config.drafter, draft_layers=config.draft_layers
+            config.model_pair_name,
+            config.temperature,
+            config.top_k,
+            config.top_p,
+            drafter=config.drafter,
+            draft_layers=config.draft_layers,
         )
 
     def best(self, domain: str) -> DraftLength | None:

@@ -58,6 +58,8 @@ class Asked:
     temperature: float
     repetitions: int
     prompts: tuple[dict[str, Any], ...]
+    top_k: int = 0
+    top_p: float = 1.0
     seed: int = 0
     drafter: str = "model"
     cost_curve: dict[str, Any] | None = None
@@ -105,6 +107,8 @@ class FinishedRun:
         return title_of(
             str(asked.pair.get("name", "a pair")),
             asked.temperature,
+            asked.top_k,
+            asked.top_p,
             k=asked.k,
             drafter=asked.drafter,
             draft_layers=asked.draft_layers,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -67,8 +68,34 @@ class RunFile:
                 self._file.close()
 
 
-def check_file_writable(path: Path) -> None:
-    """Learn the same of a file that is to be written in the end."""
+def check_outputs(files: Iterable[Path | None], *, read: Iterable[str | Path | None] = ()) -> None:
+    """Learn that the files a command is to write in the end can be written, and cost nothing but their own contents.
+
+    Args:
+        files: those that were named.
+        read: what the command reads, which is not a file in every case.
+
+    Raises:
+        UsageError: one of them is read too, holds measurements, or was named twice.
+        ResourceError: one can't be written.
+    """
+    named: list[Path] = []
+    for path in filter(None, files):
+        _check_file_writable(path)
+        if any(other is not None and _is_same_file(path, other) for other in read):
+            raise UsageError(f"{path} is read by this command, and would be overwritten", "name another file")
+        if any(_is_same_file(path, other) for other in named):
+            raise UsageError(f"{path} was named for two outputs", "give each a file of its own")
+        named.append(path)
+
+
+def _is_same_file(one: Path, other: str | Path) -> bool:
+    if one.exists() and not one.is_file():  # /dev/null takes anything
+        return False
+    return one.resolve() == Path(other).resolve()
+
+
+def _check_file_writable(path: Path) -> None:
     if path.is_dir():
         problem = "it is a directory"
     elif holds_measurements(path):

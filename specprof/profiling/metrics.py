@@ -32,6 +32,8 @@ def manner(temperature: float) -> str:
 def title_of(
     pair: str,
     temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
     *,
     domain: str | None = None,
     k: int | str | None = None,
@@ -45,6 +47,8 @@ def title_of(
         domain,
         None if k is None else f"K = {k}",
         manner(temperature),
+        f"top-k {top_k}" if top_k else None,
+        f"top-p {top_p:g}" if top_p < 1 else None,
         None if drafter == "model" else f"drafter {drafter}{f' ({draft_layers} layers)' if draft_layers else ''}",
         None if vocab_method is None else f"vocab method {vocab_method}",
     ]
