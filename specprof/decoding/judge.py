@@ -145,8 +145,10 @@ class Judge:
         """Greedy: accept while the draft is the target's own choice."""
         chosen, seen = logits.argmax(-1), None
         if self.detail and draft.probs is not None:
-            target_prob, draft_prob = _at(draft.tokens, logits.float().softmax(-1), draft.probs)
-            match = draft.tokens == chosen[: draft.tokens.shape[0]]
+            k = draft.tokens.shape[0]
+            target_prob = scores_of(logits[:k].float().softmax(-1), draft.tokens)
+            draft_prob = scores_of(draft.probs, draft.tokens).to(target_prob)
+            match = draft.tokens == chosen[:k]
             seen = torch.stack((target_prob, draft_prob, match.to(target_prob)))
         return Ruling(torch.cat((draft.tokens, chosen)), seen, draft.scores, scores_of(logits, chosen))
 
@@ -158,7 +160,7 @@ class Judge:
             chosen_by = scores_of(target_probs, token)
             return Ruling(torch.cat((torch.zeros_like(token), token)), None, draft.scores, chosen_by)
         k, draft_probs = draft.tokens.shape[0], draft.probs.to(target_probs)
-        target_prob, draft_prob = _at(draft.tokens, target_probs, draft_probs)
+        target_prob, draft_prob = (scores_of(probs, draft.tokens) for probs in (target_probs[:k], draft_probs))
         uniforms = torch.rand(k, generator=self.generator, device=logits.device, dtype=target_probs.dtype)
         accepted = count_accepted(target_prob, draft_prob, uniforms)
         law = next_token_probs(target_probs, draft_probs, accepted)
@@ -168,9 +170,3 @@ class Judge:
         )
         tokens = torch.cat((draft.tokens, accepted.view(1), token))
         return Ruling(tokens, seen, draft.scores, law.index_select(0, token))
-
-
-def _at(tokens: Tensor, target_probs: Tensor, draft_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """The probability of each drafted token under both models, ``[k]`` each."""
-    rows = torch.arange(tokens.shape[0], device=tokens.device)
-    return target_probs[rows, tokens], draft_probs[rows, tokens].to(target_probs)
