@@ -210,7 +210,8 @@ class StaticRound:
         accepted = _leading(match)
         if self.manner.keeps_probs and self.k:
             draft_probs = self.text.draft_probs[: self.k].float()
-            target_prob, draft_prob = _of(drafted, logits.float().softmax(-1)), _of(drafted, draft_probs)
+            target_prob = scores_of(logits[: self.k].float().softmax(-1), drafted)
+            draft_prob = scores_of(draft_probs, drafted)
             self._see(target_prob, draft_prob, match.to(target_prob))
         return accepted, chosen.index_select(0, accepted.view(1))
 
@@ -223,7 +224,7 @@ class StaticRound:
             text.scores[:1].copy_(scores_of(target_probs, following))
             return text.last.new_zeros(()), following
         draft_probs = text.draft_probs[:k]
-        target_prob, draft_prob = _of(drafted, target_probs), _of(drafted, draft_probs)
+        target_prob, draft_prob = (scores_of(probs, drafted) for probs in (target_probs[:k], draft_probs))
         uniforms = torch.rand(k, generator=text.generators[0], device=text.device, dtype=target_probs.dtype)
         accepted = count_accepted(target_prob, draft_prob, uniforms)
         law = next_token_probs(target_probs, draft_probs, accepted)
@@ -276,8 +277,3 @@ class Reading:
 def _leading(match: Tensor) -> Tensor:
     """How many of ``[k]`` are true before the first that is not; 0-d."""
     return match.long().cumprod(0).sum()
-
-
-def _of(tokens: Tensor, probs: Tensor) -> Tensor:
-    """The probability ``[k]`` of each token under the first k rows of ``probs``."""
-    return probs[: len(tokens)].gather(1, tokens.unsqueeze(1)).squeeze(1)
