@@ -115,7 +115,7 @@ def drafts(context: int) -> dict[str, dict[str, float]]:
         return draft
 
     def drawn_at_once(model: ModelWrapper, cache: KVCache) -> None:
-        model.extend_sampling(first, cache, 1.0, uniforms((DRAFTED,), generator))
+        model.extend_with_laws(first, cache, DRAFTED, 1.0, uniforms((DRAFTED,), generator))
 
     ways: dict[str, tuple[Callable[[ModelWrapper, KVCache], object], ...]] = {
         "greedy": (

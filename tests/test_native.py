@@ -388,7 +388,7 @@ def test_sampled_is_drawn_step_by_step(name: str, temperature: float, found: Lib
         for cache in caches:
             forward(ids[:context], cache, 1)
         expected, laws = step_by_step(forward, ids[context:], caches[0], temperature, shares)
-        chosen, scores, found_laws = forward.sampled(ids[context:], caches[1], temperature, shares)
+        chosen, scores, found_laws = forward.with_laws(ids[context:], caches[1], len(shares), temperature, shares)
         assert chosen.tolist() == expected
         torch.testing.assert_close(found_laws, laws, rtol=2e-5, atol=1e-12)
         torch.testing.assert_close(found_laws.sum(-1), torch.ones(len(shares)))
@@ -404,7 +404,7 @@ def test_sampled_at_the_ends_of_the_scale(found: Library) -> None:
     def sampled(temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         cache = KVCache(forward.new_slab(20))
         forward(context[:-1], cache, 1)
-        return forward.sampled(context[-1:], cache, temperature, shares)
+        return forward.with_laws(context[-1:], cache, 3, temperature, shares)
 
     cache = KVCache(forward.new_slab(20))
     forward(context[:-1], cache, 1)
@@ -429,24 +429,25 @@ def test_a_token_that_is_ruled_out_is_never_drawn(found: Library) -> None:
     logits = forward(tokens(5), cache, 1)
     assert (logits[0, [0, VOCAB - 1]] < -1e30).all()
     shares = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    chosen, _, laws = forward.sampled(tokens(1), cache, 1.0, shares)
+    chosen, _, laws = forward.with_laws(tokens(1), cache, 2, 1.0, shares)
     assert not laws[:, [0, VOCAB - 1]].any() and not set(chosen.tolist()) & {0, VOCAB - 1}
 
 
 @pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_draft_is_the_same_in_one_call_and_in_many(
-    width: int, pair: tuple[ModelWrapper, ModelWrapper], monkeypatch: pytest.MonkeyPatch
+    temperature: float, width: int, pair: tuple[ModelWrapper, ModelWrapper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, model = pair
     model.extend(torch.tensor([1]), model.new_cache(1))  # one token at once has been tried
-    request = Request(PROMPT, 60, Sampling(temperature=0.9), seed=5)
+    request = Request(PROMPT, 60, Sampling(temperature), seed=5)
     drafts = []
     for at_once in (True, False):
         if not at_once:
-            monkeypatch.setattr(ModelWrapper, "samples_at_once", lambda self, width: False)
-        calls = called(monkeypatch, NativeForward, "sampled")
+            monkeypatch.setattr(ModelWrapper, "gives_laws", lambda self, width: False)
+        calls = called(monkeypatch, NativeForward, "with_laws")
         drafter = DraftModel(model)
-        drafter.start(request, detail=False)
+        drafter.start(request, detail=True)
         rounds = []
         for tail in range(6):
             drafter.observe((40 + tail, 50)[:width])
@@ -481,7 +482,7 @@ def test_what_is_looked_at_between_steps_is_no_single_call(
     pair: tuple[ModelWrapper, ModelWrapper],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls = called(monkeypatch, NativeForward, "sampled")
+    calls = called(monkeypatch, NativeForward, "with_laws")
     drafter = DraftModel(pair[1], threshold=threshold)
     drafter.start(Request(PROMPT, 20, sampling), detail=False)
     drafter.observe((3,))
@@ -597,7 +598,7 @@ def test_broken_weights_give_no_numbers(name: str, value: float, found: Library)
     again, _ = OwnForward.greedy(forward, ids[:5], KVCache(forward.new_slab(40)), 9)
     assert chosen.tolist() == again.tolist()
     shares = torch.linspace(0, 0.9, 9, dtype=torch.float64)
-    chosen, scores, laws = forward.sampled(ids[:5], KVCache(forward.new_slab(40)), 0.8, shares)
+    chosen, scores, laws = forward.with_laws(ids[:5], KVCache(forward.new_slab(40)), 9, 0.8, shares)
     assert ((chosen >= 0) & (chosen < VOCAB)).all() and scores.isnan().all() and laws.isnan().all()
 
 

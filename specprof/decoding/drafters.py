@@ -92,8 +92,8 @@ class DraftModel:
         self._sampling = request.sampling
         self._keep_probs = detail or not request.sampling.greedy
         # Where nobody looks at a step before the next one, the model takes all of them at once.
-        looked_at = detail if request.sampling.greedy else not request.sampling.keeps_all
-        self._at_once = not (looked_at or self.threshold or self.translation.restricts)
+        plain = request.sampling.greedy or request.sampling.keeps_all
+        self._at_once = plain and not (self.threshold or self.translation.restricts)
         self._generator = random_stream(self.model.device, "draft", request.seed, request.prompt_id, request.repetition)
 
     def propose(self, k: int) -> Draft:
@@ -101,7 +101,7 @@ class DraftModel:
         # After full acceptance the last drafted token is not in the cache yet: the first step then takes
         # it in together with the bonus token.
         step = torch.tensor(self._context[self._cache.length :], device=self.model.device)
-        if k and self._at_once and (self._sampling.greedy or self.model.samples_at_once(len(step))):
+        if k and self._at_once and (not self._keep_probs or self.model.gives_laws(len(step))):
             return self._in_one_call(step, k)
         tokens, scores, probs = [], [], []
         for left in reversed(range(k)):
@@ -119,11 +119,12 @@ class DraftModel:
 
     def _in_one_call(self, step: Tensor, k: int) -> Draft:
         """What k steps would propose."""
-        if self._sampling.greedy:
+        if not self._keep_probs:
             tokens, scores = self.model.extend_greedily(step, self._cache, k)
             return Draft(self.translation.proposed(tokens), None, scores=scores)
-        shares = uniforms((k,), self._generator)
-        tokens, scores, laws = self.model.extend_sampling(step, self._cache, self._sampling.temperature, shares)
+        greedy = self._sampling.greedy
+        temperature, shares = (1.0, None) if greedy else (self._sampling.temperature, uniforms((k,), self._generator))
+        tokens, scores, laws = self.model.extend_with_laws(step, self._cache, k, temperature, shares)
         return Draft(self.translation.proposed(tokens), self.translation.laws(laws), scores=scores)
 
     def _extend(self, step: Tensor) -> Tensor:

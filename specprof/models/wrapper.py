@@ -124,33 +124,36 @@ class ModelWrapper:
         _check_room(ids.shape[0] + steps - 1, cache)
         return self._forward.greedy(ids, cache, steps)
 
-    def samples_at_once(self, width: int) -> bool:
-        """Whether :meth:`extend_sampling` can be called with ``width`` tokens, which only the forward in C has."""
+    def gives_laws(self, width: int) -> bool:
+        """Whether :meth:`extend_with_laws` can be called with ``width`` tokens: it is the forward in C's alone."""
         native = self._native()
         return native is not None and native.drafts(width)
 
     @torch.inference_mode()
-    def extend_sampling(
-        self, ids: Tensor, cache: KVCache, temperature: float, uniforms: Tensor
+    def extend_with_laws(
+        self, ids: Tensor, cache: KVCache, steps: int, temperature: float = 1.0, uniforms: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Append ``ids [q]``, then a token drawn from the law after them, and so on, as :meth:`extend_greedily` does.
+        """As :meth:`extend_greedily`, with the laws that each token was chosen from.
 
         Args:
             ids: tokens that follow the ``cache.length`` first entries.
             cache: of :meth:`new_cache`.
-            temperature: above 0.
-            uniforms: ``[steps]``, float64: which share of its law's mass each token is drawn by.
+            steps: how many tokens to choose, at least 1.
+            temperature: of the laws, above 0.
+            uniforms: ``[steps]``, float64: the share of its law's mass that each token is drawn by. None chooses the
+                likeliest.
 
         Returns:
-            tokens ``[steps]``, their probabilities ``[steps]``, and the laws ``[steps, vocab]``.
+            tokens ``[steps]``; of each that was drawn its probability, of each that was not its logit; and the laws
+            ``[steps, vocab]``.
 
         Raises:
             UsageError: they don't fit the cache.
         """
-        _check_room(ids.shape[0] + uniforms.shape[0] - 1, cache)
+        _check_room(ids.shape[0] + steps - 1, cache)
         native = self._native()
-        assert native is not None, "samples_at_once() says whether"
-        return native.sampled(ids, cache, temperature, uniforms)
+        assert native is not None, "gives_laws() says whether"
+        return native.with_laws(ids, cache, steps, temperature, uniforms)
 
     def _native(self) -> NativeForward | None:
         return self._forward if isinstance(self._forward, NativeForward) else None

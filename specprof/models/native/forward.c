@@ -589,11 +589,12 @@ static int64_t drawn(const float *law, int n, double uniform) {
 }
 
 /* Takes `width` tokens in, chooses one to follow, takes that in, and so on: `steps` choices, the last of which is not
-   taken in. The likeliest ones, or where there is room for laws, drawn from these. Returns as native_forward does.
+   taken in. Returns as native_forward does.
 
    logits: room for [1, rows of the head].
-   scores: [steps], the logit of each choice, or its probability.
-   uniforms, laws: [steps] and [steps, vocab], or NULL. */
+   laws: [steps, vocab], those that the choices are made from, or NULL.
+   uniforms: [steps], what to draw each choice from its law by; NULL for the likeliest.
+   scores: [steps], the probability of each choice that was drawn, the logit of each that was not. */
 int32_t native_draft(
     const Model *m, const int64_t *ids, int32_t width, int32_t start, float *slab, int64_t capacity, const float *cos,
     const float *sin, float *logits, int32_t steps, int64_t *chosen, float *scores, float temperature,
@@ -608,14 +609,11 @@ int32_t native_draft(
              capacity, cos ? cos + turn : 0, sin ? sin + turn : 0, logits, 1);
 #pragma omp barrier
 #pragma omp master
-        if (laws) {
-            float *law = laws + (int64_t)i * m->vocab;
-            soften(logits, m->vocab, temperature, law);
-            chosen[i] = drawn(law, m->vocab, uniforms[i]);
-            scores[i] = law[chosen[i]];
-        } else {
-            chosen[i] = largest(logits, m->vocab);
-            scores[i] = logits[chosen[i]];
+        {
+            float *law = laws ? laws + (int64_t)i * m->vocab : 0;
+            if (law) soften(logits, m->vocab, temperature, law);
+            chosen[i] = uniforms ? drawn(law, m->vocab, uniforms[i]) : largest(logits, m->vocab);
+            scores[i] = (uniforms ? law : logits)[chosen[i]];
         }
 #pragma omp barrier
     }

@@ -268,23 +268,14 @@ class NativeForward(OwnForward):
     def greedy(self, ids: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, Tensor]:
         if not self.drafts(ids.shape[0]):
             return super().greedy(ids, cache, steps)
-        return self._draft(ids, cache, steps, 0.0, None, None)
+        return self._draft(ids, cache, steps)
 
-    def sampled(
-        self, ids: Tensor, cache: KVCache, temperature: float, uniforms: Tensor
+    def with_laws(
+        self, ids: Tensor, cache: KVCache, steps: int, temperature: float, uniforms: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Append ``ids [q]``, draw the token after them, and so on; the last of the tokens is not appended.
-
-        Args:
-            ids: not more than :meth:`drafts` at once.
-            temperature: above 0.
-            uniforms: ``[steps]``, float64: by which share of a law's mass each token is drawn.
-
-        Returns:
-            tokens ``[steps]``, their probabilities ``[steps]``, and the laws ``[steps, vocab]`` they were drawn from.
-        """
-        laws = torch.empty(len(uniforms), self.vocab)
-        return *self._draft(ids, cache, len(uniforms), temperature, uniforms, laws), laws
+        """:meth:`~specprof.models.wrapper.ModelWrapper.extend_with_laws`, where :meth:`drafts` allows the width."""
+        laws = torch.empty(steps, self.vocab)
+        return *self._draft(ids, cache, steps, temperature, uniforms, laws), laws
 
     def drafts(self, width: int) -> bool:
         """Whether several steps can be taken in one call after ``width`` tokens."""
@@ -295,9 +286,9 @@ class NativeForward(OwnForward):
         ids: Tensor,
         cache: KVCache,
         steps: int,
-        temperature: float,
-        uniforms: Tensor | None,
-        laws: Tensor | None,
+        temperature: float = 1.0,
+        uniforms: Tensor | None = None,
+        laws: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """``native_draft`` of forward.c."""
         width = ids.shape[0]
