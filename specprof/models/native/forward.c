@@ -553,10 +553,10 @@ static int64_t largest(const float *x, int n) {
 /* Softmax(logits / temperature): no number anywhere where one of the logits is none, as in PyTorch. */
 static void soften(const float *logits, int n, float temperature, float *law) {
     const int whole = n - n % LANES, rest = n - whole;
-    float end[LANES]; /* the last logits, where they don't fill a vector */
-    for (int j = 0; j < LANES; j++) end[j] = j < rest ? logits[whole + j] : -INFINITY;
+    float end[LANES]; /* the last logits, where they don't fill a vector; over a temperature that may be infinite */
+    for (int j = 0; j < LANES; j++) end[j] = j < rest ? logits[whole + j] / temperature : -INFINITY;
 
-    vec most = load(end) / temperature;
+    vec most = load(end);
     for (int i = 0; i < whole; i += LANES) {
         vec v = load(logits + i) / temperature;
         most = choose(v > most, v, most);
@@ -566,7 +566,9 @@ static void soften(const float *logits, int n, float temperature, float *law) {
 
     vec total = broadcast(0);
     for (int i = 0; i < n; i += LANES) {
-        vec x = load(i < whole ? logits + i : end) / temperature - highest;
+        vec x = load(end);
+        if (i < whole) x = load(logits + i) / temperature;
+        x = x - highest;
         vec e = choose(x < -87.3f, broadcast(0), exponential(x)); /* what exponential() takes no further */
         total += e;
         if (i < whole) store(law + i, e);
