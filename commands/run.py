@@ -101,7 +101,7 @@ def run(
             RESULTS,
             "--host-profile",
             metavar="FILE",
-            help="Decode once more, untimed, watched by py-spy: .json is for speedscope.app, .svg a flame graph.",
+            help="Decode again, untimed, watched by py-spy: .json is for speedscope.app, .svg a flame graph.",
         ),
     ] = None,
     color: options.Color = "auto",
@@ -183,7 +183,7 @@ def run(
     texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=options.DEFAULT_NUM_PROMPTS)
     run_id = new_run_id()
     file = None if no_save or cost_only else RunFile(results_dir, run_id)
-    check_outputs((output, trace, host_profile), read=(prompts,))
+    check_outputs((output, trace, host_profile), used=(prompts,))
     check_models_are_here(config)
     if threads is not None:
         import torch
@@ -274,11 +274,11 @@ def run(
 
 
 def _profile_host(path: Path, config: RunConfig, arms: Arms, prompts: list[EncodedPrompt]) -> None:
-    """Decode everything once more while py-spy watches; where it can't, the measurement stands."""
+    """Decode everything again while py-spy watches; where it can't, the measurement stands."""
     from specprof.experiments.run import decode_for
     from specprof.profiling.host_profile import LEAST_SECONDS, host_profile
 
-    LOG.info("host profile: decoding once more, untimed")
+    LOG.info("host profile: decoding again, untimed")
     with host_profile(path) as profile:
         decode_for(LEAST_SECONDS, config, arms, prompts)
     if profile.problem is not None:

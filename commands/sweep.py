@@ -220,7 +220,9 @@ def sweep(
         synthetic_acceptance=synthetic_acceptance,
         trust_remote_code=trust_remote_code or None,
     )
-    check_outputs((output,), read=(config_file, config.prompts))
+    from specprof.experiments.results import FILE_NAME
+
+    check_outputs((output,), used=(config_file, config.prompts, results_dir / FILE_NAME))
     _check_executor(executor, gpus, workers, ray_address, config)
     here = machine.describe_apart() if executor == "local" else None
     if here is not None and config.device is not None:

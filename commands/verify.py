@@ -122,7 +122,7 @@ def verify(
     if config.k == 0:
         raise UsageError("--k 0 drafts nothing: there is no speculation to verify", "give --k 1 or more")
     texts = chosen_prompts(prompt or [], prompts, domain or [], num_prompts, packaged=DEFAULT_NUM_PROMPTS)
-    check_outputs((output,), read=(prompts,))
+    check_outputs((output,), used=(prompts,))
     check_models_are_here(config)
 
     bars = narration.stderr_is_terminal() and not (quiet or log_json)

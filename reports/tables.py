@@ -149,7 +149,7 @@ def _speed(comparison: Comparison) -> RenderableType:
 
 def _headline(speedup: Speedup, e2e: Speedup | None = None) -> str:
     if speedup.value is None and e2e is not None and e2e.value is not None:
-        return f"{DASH} no text went on after its first token, which comes from the prompt's own pass"
+        return f"{DASH} no prompt was decoded by both arms beyond the first token, which is the prefill's"
     if speedup.value is None:
         return f"{DASH} no prompt was decoded by both arms"
     if speedup.verdict == "not distinguishable":

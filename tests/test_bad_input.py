@@ -468,14 +468,25 @@ def test_prompts_are_not_overwritten(writing: str) -> None:
     Path("mine.json").write_text('["once upon a time"]')
     subcommand, flag = writing.split()
     error, hint = refused(subcommand, "--prompts", "mine.json", flag, "./mine.json", code=USAGE)
-    assert error == "mine.json is read by this command, and would be overwritten" and hint == "name another file"
+    assert error == "mine.json is used by this command, and would be overwritten" and hint == "name another file"
     assert Path("mine.json").read_text() == '["once upon a time"]'
 
 
 def test_a_sweeps_configuration_is_not_overwritten() -> None:
     Path("sweep.yaml").write_text("pairs: [tiny_dev]\n")
-    assert "is read by this command" in refused("sweep", "--config", "sweep.yaml", "-o", "sweep.yaml", code=USAGE)[0]
+    assert "is used by this command" in refused("sweep", "--config", "sweep.yaml", "-o", "sweep.yaml", code=USAGE)[0]
     assert Path("sweep.yaml").read_text() == "pairs: [tiny_dev]\n"
+
+
+def test_a_sweeps_store_is_not_its_output_either() -> None:
+    Path("results").mkdir()  # with nothing in it yet
+    assert "is used by this command" in refused("sweep", "-o", "results/records.jsonl", code=USAGE)[0]
+
+
+@pytest.mark.parametrize("subcommand", ["run", "verify", "sweep", "compare a b", "prompts"])
+def test_a_dash_is_no_file_to_write(subcommand: str) -> None:
+    error, hint = refused(*subcommand.split(), "-o", "-", code=USAGE)
+    assert error == "- is no name of a file" and "--json" in hint
 
 
 def test_a_directory_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -413,7 +413,7 @@ def test_sampled_at_the_ends_of_the_scale(found: Library) -> None:
         chosen, scores, laws = sampled(cold)
         assert chosen.tolist() == greedy.tolist() and scores.tolist() == [1.0] * 3
         assert ((laws == 0) | (laws == 1)).all()
-    for hot in (1e30, 1e300):  # which float32 takes for infinite
+    for hot in (1e30, 1e300):  # the second one overflows float32
         chosen, _, laws = sampled(hot)
         assert chosen.tolist() == [0, VOCAB // 2, VOCAB - 1]
         torch.testing.assert_close(laws, torch.full((3, VOCAB), 1 / VOCAB))

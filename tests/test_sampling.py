@@ -99,6 +99,13 @@ def test_low_temperature_is_greedy() -> None:
         assert torch.equal(law, torch.nn.functional.one_hot(logits.argmax(-1), 64).float())
 
 
+def test_the_likeliest_token_is_in_every_nucleus() -> None:
+    logits = logits_of(9, 64, 3.0, torch.float32)
+    for top_p in (1e-3, 1e-15, 1e-30):
+        law = probabilities(logits, Sampling(1.0, top_p=top_p))
+        assert torch.equal(law, torch.nn.functional.one_hot(logits.argmax(-1), 64).float())
+
+
 def test_banned_tokens_stay_banned() -> None:
     logits = torch.tensor([1.0, float("-inf"), 2.0, float("-inf")])
     for sampling in SETTINGS:
@@ -112,6 +119,7 @@ def test_banned_tokens_stay_banned() -> None:
         {"temperature": float("nan")},
         {"temperature": float("inf")},
         {"temperature": 1e-38},
+        {"temperature": 1e38},
         {"top_k": -1},
         {"top_p": 0.0},
         {"top_p": -0.5},

@@ -147,22 +147,35 @@ def test_what_a_command_reads_is_not_written_over(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path("mine.json").write_text("[]")
     Path("link.json").symlink_to("mine.json")
+    Path("hard.json").hardlink_to("mine.json")
     whole = str(tmp_path / "mine.json")
     for one, other in (
         ("mine.json", "mine.json"),
         ("./mine.json", whole),
         ("link.json", "mine.json"),
         (whole, "link.json"),
+        ("hard.json", "mine.json"),
     ):
-        with pytest.raises(UsageError, match="is read by this command, and would be overwritten"):
-            check_outputs((None, Path("new.json"), Path(one)), read=(None, other))
-    check_outputs((Path("mine.json"), Path("new.json")), read=("code", "-", None))
+        with pytest.raises(UsageError, match="is used by this command, and would be overwritten"):
+            check_outputs((None, Path("new.json"), Path(one)), used=(None, other))
+    check_outputs((Path("mine.json"), Path("new.json")), used=("code", "-", None))
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    loop, away, new = tmp_path / "loop", tmp_path / "away", tmp_path / "new"
+    loop.symlink_to("loop")
+    away.symlink_to("nowhere/file")
+    new.symlink_to("file")
+    for link in (loop, away):
+        with pytest.raises(ResourceError, match="it is a link that leads nowhere"):
+            check_outputs((link,), used=("mine.json",))
+    check_outputs((new,))  # makes the file
 
 
 def test_two_outputs_need_two_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a\.json was named for two outputs"):
         check_outputs((tmp_path / "a.json", tmp_path / "b.json", tmp_path / "a.json"))
-    check_outputs((Path("/dev/null"), Path("/dev/null")), read=("/dev/null",))  # which takes anything
+    check_outputs((Path("/dev/null"), Path("/dev/null")), used=("/dev/null",))  # which takes anything
 
 
 # A run that ends before its time

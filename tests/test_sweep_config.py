@@ -259,6 +259,7 @@ def test_paths_are_looked_for_beside_the_file(tmp_path: Path, monkeypatch: pytes
         ("temperatures: 1e999", "line 1", "temperatures inf is not a number >= 0"),
         ("temperatures:\n- 0\n- -0.5", "line 3", "temperatures -0.5 is not a number >= 0"),
         ("temperatures: 1e-40", "line 1", "temperatures 1e-40 is too small to divide by"),
+        ("temperatures: 1e40", "line 1", "temperatures 1e+40 is too large to divide by"),
         (f"temperatures: 1{'0' * 400}", "line 1", "temperatures '10000"),
         ("temperatures: 0-1", "line 1", "temperatures 0-1 does not name its step"),
         ("num_prompts: '10'", "line 1", "num_prompts '10' is not a whole number"),

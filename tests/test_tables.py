@@ -190,7 +190,7 @@ def test_texts_of_a_single_token() -> None:
     """They have a speed end to end, and none of decoding, of which there was nothing."""
     lines = text(compare([ar("a", tokens=0), sd("a", accepted=())], temperature=0), width=120).splitlines()
     lines = [line.strip() for line in lines[next(i for i, line in enumerate(lines) if line.startswith("Speed")) :]]
-    assert lines[0] == "Speed       - no text went on after its first token, which comes from the prompt's own pass"
+    assert lines[0] == "Speed       - no prompt was decoded by both arms beyond the first token, which is the prefill's"
     assert "end to end, prefill included" in lines[1] and lines[2].startswith("1 prompt, ")
 
 

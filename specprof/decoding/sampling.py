@@ -37,7 +37,7 @@ def _nucleus(probs: Tensor, top_p: float) -> Tensor:
     # A token stays if the mass before it is short of top_p; the first always does. In whole numbers, whose sum is the
     # same in every order: CUDA adds floats up in none, and refuses to where kernels have to be deterministic.
     mass = (ordered.double() * _WHOLE).long()
-    outside = mass.cumsum(-1) - mass >= int(top_p * _WHOLE)
+    outside = mass.cumsum(-1) - mass >= max(1, int(top_p * _WHOLE))
     kept = ordered.masked_fill(outside, 0.0)
     kept = kept / kept.sum(-1, keepdim=True)
     return torch.zeros_like(probs).scatter(-1, index, kept)

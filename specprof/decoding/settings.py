@@ -9,6 +9,8 @@ from specprof.errors import UsageError
 
 MIN_TEMPERATURE = 1e-30
 """Logits divided by less overflow float32."""
+MAX_TEMPERATURE = 1e30
+"""Logits divided by more are all alike, and soon the temperature itself overflows float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Sampling:
             )
         if 0 < self.temperature < MIN_TEMPERATURE:
             raise UsageError(f"temperature {self.temperature} is too small to divide by", "0 is greedy")
+        if self.temperature > MAX_TEMPERATURE:
+            raise UsageError(f"temperature {self.temperature} is too large to divide by", "1 is the model's own")
         if self.top_k < 0:
             raise UsageError(f"top-k {self.top_k} is negative", "0 keeps every token")
         if not 0 < self.top_p <= 1:

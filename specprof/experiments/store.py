@@ -68,22 +68,25 @@ class RunFile:
                 self._file.close()
 
 
-def check_outputs(files: Iterable[Path | None], *, read: Iterable[str | Path | None] = ()) -> None:
+def check_outputs(files: Iterable[Path | None], *, used: Iterable[str | Path | None] = ()) -> None:
     """Learn that the files a command is to write in the end can be written, and cost nothing but their own contents.
 
     Args:
         files: those that were named.
-        read: what the command reads, which is not a file in every case.
+        used: what the command reads or adds to, which is not a file in every case.
 
     Raises:
-        UsageError: one of them is read too, holds measurements, or was named twice.
+        UsageError: one of them is used too, holds measurements, was named twice, or is the dash that other programs
+            take for standard output.
         ResourceError: one can't be written.
     """
     named: list[Path] = []
     for path in filter(None, files):
+        if str(path) == "-":
+            raise UsageError("- is no name of a file", "name one; --json prints to standard output")
         _check_file_writable(path)
-        if any(other is not None and _is_same_file(path, other) for other in read):
-            raise UsageError(f"{path} is read by this command, and would be overwritten", "name another file")
+        if any(other is not None and _is_same_file(path, other) for other in used):
+            raise UsageError(f"{path} is used by this command, and would be overwritten", "name another file")
         if any(_is_same_file(path, other) for other in named):
             raise UsageError(f"{path} was named for two outputs", "give each a file of its own")
         named.append(path)
@@ -92,7 +95,9 @@ def check_outputs(files: Iterable[Path | None], *, read: Iterable[str | Path | N
 def _is_same_file(one: Path, other: str | Path) -> bool:
     if one.exists() and not one.is_file():  # /dev/null takes anything
         return False
-    return one.resolve() == Path(other).resolve()
+    with contextlib.suppress(OSError):  # one of them isn't there yet
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _check_file_writable(path: Path) -> None:
@@ -102,6 +107,8 @@ def _check_file_writable(path: Path) -> None:
         raise UsageError(f"{path} holds measurements, which would be lost", "name another file")
     elif not path.parent.is_dir():
         problem = f"there is no directory {path.parent}"
+    elif not os.path.exists(os.path.dirname(os.path.realpath(path))) or os.path.islink(os.path.realpath(path)):
+        problem = "it is a link that leads nowhere"
     elif not os.access(path if path.exists() else path.parent, os.W_OK):
         problem = "no permission"
     else:

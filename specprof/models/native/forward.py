@@ -274,6 +274,10 @@ class NativeForward(OwnForward):
         self, ids: Tensor, cache: KVCache, steps: int, temperature: float, uniforms: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`~specprof.models.wrapper.ModelWrapper.extend_with_laws`, where :meth:`drafts` allows the width."""
+        if uniforms is not None and (
+            uniforms.dtype != torch.float64 or not uniforms.is_contiguous() or len(uniforms) != steps
+        ):
+            raise ValueError(f"{steps} numbers to draw by are [{steps}] in float64, one beside the other")
         laws = torch.empty(steps, self.vocab)
         return *self._draft(ids, cache, steps, temperature, uniforms, laws), laws
 
