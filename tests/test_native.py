@@ -419,6 +419,13 @@ def test_sampled_at_the_ends_of_the_scale(found: Library) -> None:
         torch.testing.assert_close(laws, torch.full((3, VOCAB), 1 / VOCAB))
 
 
+def test_numbers_to_draw_by_that_c_would_misread(found: Library) -> None:
+    forward, good = in_c(own("llama"), found), torch.rand(6, dtype=torch.float64)
+    for shares in (good.float()[:3], good[:2], good[::2]):
+        with pytest.raises(ValueError, match="3 numbers to draw by"):
+            forward.with_laws(tokens(1), KVCache(forward.new_slab(8)), 3, 1.0, shares)
+
+
 @torch.inference_mode()
 def test_a_token_that_is_ruled_out_is_never_drawn(found: Library) -> None:
     """A logit of minus infinity has probability 0 in C as in PyTorch."""

@@ -7,9 +7,9 @@ import hashlib
 import torch
 from torch import Tensor
 
-from specprof.decoding.settings import MIN_TEMPERATURE, Sampling
+from specprof.decoding.settings import Sampling
 
-__all__ = ["MIN_TEMPERATURE", "Sampling", "draw", "probabilities", "random_stream", "uniforms"]
+__all__ = ["Sampling", "draw", "probabilities", "random_stream", "uniforms"]
 
 _WHOLE = 2**48
 """A probability of 1, counted in whole numbers: fine enough for any sum of float32."""

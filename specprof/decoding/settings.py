@@ -13,6 +13,20 @@ MAX_TEMPERATURE = 1e30
 """Logits divided by more are all alike, and soon the temperature itself overflows float32."""
 
 
+def check_temperature(value: float, name: str = "temperature") -> None:
+    """Refuse what logits can't be divided by, under the name it was given by.
+
+    Raises:
+        UsageError: it is negative, no number, or too small or too large.
+    """
+    if not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{name} {value} is not a number >= 0", "0 is greedy, 1 is the model's own")
+    if 0 < value < MIN_TEMPERATURE:
+        raise UsageError(f"{name} {value} is too small to divide by", "0 is greedy")
+    if value > MAX_TEMPERATURE:
+        raise UsageError(f"{name} {value} is too large to divide by", "1 is the model's own")
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How a token is chosen; draft and target always share one.
@@ -29,14 +43,7 @@ class Sampling:
     """Keep the smallest set of most probable tokens whose mass reaches this; 1 keeps all."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(
-                f"temperature {self.temperature} is not a number >= 0", "0 is greedy, 1 is the model's own"
-            )
-        if 0 < self.temperature < MIN_TEMPERATURE:
-            raise UsageError(f"temperature {self.temperature} is too small to divide by", "0 is greedy")
-        if self.temperature > MAX_TEMPERATURE:
-            raise UsageError(f"temperature {self.temperature} is too large to divide by", "1 is the model's own")
+        check_temperature(self.temperature)
         if self.top_k < 0:
             raise UsageError(f"top-k {self.top_k} is negative", "0 keeps every token")
         if not 0 < self.top_p <= 1:

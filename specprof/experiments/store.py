@@ -107,13 +107,19 @@ def _check_file_writable(path: Path) -> None:
         raise UsageError(f"{path} holds measurements, which would be lost", "name another file")
     elif not path.parent.is_dir():
         problem = f"there is no directory {path.parent}"
-    elif not os.path.exists(os.path.dirname(os.path.realpath(path))) or os.path.islink(os.path.realpath(path)):
+    elif _leads_nowhere(path):
         problem = "it is a link that leads nowhere"
     elif not os.access(path if path.exists() else path.parent, os.W_OK):
         problem = "no permission"
     else:
         return
     raise ResourceError(f"{path} can't be written: {problem}", "name a file in a directory that exists and is writable")
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is a link into a directory that isn't there, or into itself: what is left after all links is one."""
+    end = os.path.realpath(path)
+    return os.path.islink(end) or not os.path.isdir(os.path.dirname(end))
 
 
 def holds_measurements(path: Path) -> bool:

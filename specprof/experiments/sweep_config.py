@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from specprof.decoding.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
+from specprof.decoding.settings import check_temperature
 from specprof.errors import UsageError
 from specprof.experiments.config import WITH_PROBABILITIES, RunConfig
 from specprof.experiments.number_lists import MAX_VALUES, parse_decimals, parse_numbers, quoted
@@ -406,10 +406,7 @@ def _temperature_item(item: str | int | float) -> tuple[float, ...]:
             raise UsageError(
                 f"--temperature {_shown(number, None)} is not a number >= 0", "0 is greedy, 1 is the model's own"
             )
-        if 0 < number < MIN_TEMPERATURE:
-            raise UsageError(f"--temperature {number} is too small to divide by", "0 is greedy")
-        if number > MAX_TEMPERATURE:
-            raise UsageError(f"--temperature {number} is too large to divide by", "1 is the model's own")
+        check_temperature(number, "--temperature")
     return tuple(abs(float(number)) for number in numbers)  # -0.0 is 0
 
 
